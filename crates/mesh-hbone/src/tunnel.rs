@@ -1,0 +1,243 @@
+//! One application connection on the wire: a half to send and a half to receive, each polled by its user.
+//!
+//! [`Source`] and [`Sink`] are the seam: the relay knows nothing else, so that another kind of tunnel can stand beside
+//! HBONE without the relay noticing. [`Duplex`] is a tunnel that has both.
+//!
+//! Invariants:
+//! - `None` from a source, and nothing else, is a clean end.
+//! - A sink takes what the peer has granted; its user keeps the rest, and does not read more from its own side.
+//! - Bytes that a source gave out count against the peer's window until `release`.
+//! - A half that is dropped before its end resets the tunnel, when the other half is gone too.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
+
+use crate::pool::Lease;
+use crate::{RecvError, SendError};
+
+/// What comes out of a tunnel.
+pub trait Source: Send {
+    /// The next bytes; `None` is the peer's clean end.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RecvError>>>;
+
+    /// Lets the peer send as many bytes more: they were given to the application.
+    fn release(&mut self, bytes: usize);
+}
+
+/// What goes into a tunnel.
+pub trait Sink: Send {
+    /// How many bytes may be sent now, at least one, of the `want` that are there. Asking reserves them on the
+    /// connection: ask for what is at hand, and send it.
+    fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, SendError>>;
+
+    /// Queues bytes; `end` says that no more will come. An end needs no capacity.
+    fn send(&mut self, data: Bytes, end: bool) -> Result<(), SendError>;
+
+    /// Ends the tunnel in both directions; what is queued is dropped.
+    fn reset(&mut self, code: ResetCode);
+
+    /// Ready when the peer has reset the tunnel or the connection broke, also when nothing is being sent.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<SendError>;
+}
+
+/// A tunnel in one piece.
+pub trait Duplex {
+    /// Its sending half.
+    type Sink: Sink;
+    /// Its receiving half.
+    type Source: Source;
+
+    /// Takes it apart.
+    fn split(self) -> (Self::Sink, Self::Source);
+}
+
+/// Why this end resets a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetCode {
+    /// The application reset its connection, or nobody wants the tunnel any more.
+    Cancel,
+    /// The connection to the application broke for a reason of this node's.
+    Internal,
+}
+
+/// An HBONE tunnel.
+pub struct Tunnel {
+    send: SendHalf,
+    recv: RecvHalf,
+}
+
+/// Sends into an HBONE tunnel.
+pub struct SendHalf {
+    /// None where the tunnel was dead before it could be answered.
+    stream: Option<SendStream<Bytes>>,
+    ended: bool,
+    _lease: Option<Arc<Lease>>,
+}
+
+/// Receives from an HBONE tunnel.
+pub struct RecvHalf {
+    state: RecvState,
+    _lease: Option<Arc<Lease>>,
+}
+
+enum RecvState {
+    /// The peer has not answered the CONNECT.
+    Awaiting(ResponseFuture),
+    Open(RecvStream),
+    /// The peer refused, or the error was told.
+    Over,
+}
+
+impl Tunnel {
+    /// The client's end, unanswered.
+    pub(crate) fn requested(response: ResponseFuture, stream: SendStream<Bytes>, lease: Lease) -> Self {
+        let lease = Some(Arc::new(lease));
+        Self {
+            send: SendHalf { stream: Some(stream), ended: false, _lease: lease.clone() },
+            recv: RecvHalf { state: RecvState::Awaiting(response), _lease: lease },
+        }
+    }
+
+    /// The server's end, answered.
+    pub(crate) fn accepted(stream: Option<SendStream<Bytes>>, body: RecvStream) -> Self {
+        Self {
+            send: SendHalf { stream, ended: false, _lease: None },
+            recv: RecvHalf { state: RecvState::Open(body), _lease: None },
+        }
+    }
+
+    /// Waits for the peer's answer. Data may be sent before it.
+    ///
+    /// # Errors
+    /// `Refused` where the answer is not 2xx; else why there is none.
+    pub async fn response(&mut self) -> Result<(), RecvError> {
+        std::future::poll_fn(|cx| self.recv.poll_response(cx)).await
+    }
+}
+
+impl Duplex for Tunnel {
+    type Sink = SendHalf;
+    type Source = RecvHalf;
+
+    fn split(self) -> (SendHalf, RecvHalf) {
+        (self.send, self.recv)
+    }
+}
+
+impl RecvHalf {
+    /// Ready when the peer has answered.
+    pub fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecvError>> {
+        let RecvState::Awaiting(response) = &mut self.state else {
+            return Poll::Ready(Ok(()));
+        };
+        let answer = ready!(std::pin::Pin::new(response).poll(cx));
+        self.state = RecvState::Over;
+        let response = answer?;
+        if !response.status().is_success() {
+            return Poll::Ready(Err(RecvError::Refused { status: response.status().as_u16() }));
+        }
+        self.state = RecvState::Open(response.into_body());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Source for RecvHalf {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RecvError>>> {
+        loop {
+            match &mut self.state {
+                RecvState::Awaiting(_) => {
+                    if let Err(error) = ready!(self.poll_response(cx)) {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+                RecvState::Open(body) => match ready!(body.poll_data(cx)) {
+                    // Frames without content are legal and say nothing.
+                    Some(Ok(data)) if data.is_empty() => {}
+                    Some(Ok(data)) => return Poll::Ready(Some(Ok(data))),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                    None => return Poll::Ready(None),
+                },
+                RecvState::Over => {
+                    let error: h2::Error = h2::Reason::CANCEL.into();
+                    return Poll::Ready(Some(Err(RecvError::Broken(Arc::new(error)))));
+                }
+            }
+        }
+    }
+
+    fn release(&mut self, bytes: usize) {
+        if let RecvState::Open(body) = &mut self.state {
+            // Fails only for more than was received, which is no more than the window that is already open.
+            let _ = body.flow_control().release_capacity(bytes);
+        }
+    }
+}
+
+impl SendHalf {
+    fn stream(&mut self) -> Result<&mut SendStream<Bytes>, SendError> {
+        if self.ended {
+            return Err(SendError::Ended);
+        }
+        self.stream.as_mut().ok_or_else(dead)
+    }
+}
+
+impl Sink for SendHalf {
+    fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, SendError>> {
+        let stream = self.stream()?;
+        stream.reserve_capacity(want.max(1));
+        loop {
+            let granted = stream.capacity();
+            if granted > 0 {
+                return Poll::Ready(Ok(granted));
+            }
+            match ready!(stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                // Closed: by what, only this tells.
+                None => {
+                    return match self.poll_reset(cx) {
+                        Poll::Ready(error) => Poll::Ready(Err(error)),
+                        Poll::Pending => Poll::Ready(Err(SendError::Ended)),
+                    };
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, data: Bytes, end: bool) -> Result<(), SendError> {
+        self.stream()?.send_data(data, end)?;
+        self.ended = end;
+        Ok(())
+    }
+
+    fn reset(&mut self, code: ResetCode) {
+        self.ended = true;
+        if let Some(stream) = &mut self.stream {
+            stream.send_reset(match code {
+                ResetCode::Cancel => h2::Reason::CANCEL,
+                ResetCode::Internal => h2::Reason::INTERNAL_ERROR,
+            });
+        }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(dead());
+        };
+        Poll::Ready(match ready!(stream.poll_reset(cx)) {
+            Ok(reason) => SendError::Reset(Arc::new(h2::Error::from(reason))),
+            Err(error) => error.into(),
+        })
+    }
+}
+
+/// The client had given up before this end answered.
+fn dead() -> SendError {
+    let error: h2::Error = h2::Reason::CANCEL.into();
+    SendError::Reset(Arc::new(error))
+}

@@ -1,0 +1,21 @@
+//! The nouns of the mesh and the pure decisions over them.
+//!
+//! Every other crate speaks in these terms: a [`Workload`] (a pod and what the mesh knows of it), a [`Service`], an
+//! [`Identity`], and the [`World`] that holds them all as of the last applied update. [`route`] is the one place that
+//! says where an outbound connection goes; [`Reason`] is the one list of words for why something was refused.
+//!
+//! Invariants: no IO, no async, no clock and no randomness (a balancer is handed in), so that every decision can be
+//! tested as a table, and `meshctl` can print the very decision that the agent takes.
+
+mod identity;
+mod reason;
+pub mod route;
+mod service;
+mod workload;
+mod world;
+
+pub use identity::{Identity, IdentityError, TrustDomain};
+pub use reason::Reason;
+pub use service::{Endpoint, PortMap, Service, ServiceKey};
+pub use workload::{Phase, PodState, Tunnel, Uid, Workload};
+pub use world::{Change, World};

@@ -1,0 +1,116 @@
+//! The log: one line per event on standard error, as text or JSON.
+//!
+//! `RUST_LOG` wins over the default filter that the end was started with. Colours only where a person looks: standard
+//! error is a terminal, `NO_COLOR` is unset or empty (no-color.org) and the terminal is not a dumb one. What the
+//! `log` crate carries (aya-log, rustls) is taken in too. Not here: log files and rotation, which are the service
+//! manager's.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+#[cfg(test)]
+mod tests;
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A filter that tracing cannot read.
+    #[error("{from} {filter:?} is not a log filter (examples: info; warn,mesh_agent=debug)")]
+    Filter {
+        /// Where the filter came from: `RUST_LOG` or the default.
+        from: &'static str,
+        /// The filter as it was written.
+        filter: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// `RUST_LOG` is not UTF-8.
+    #[error("RUST_LOG is not UTF-8")]
+    NotUtf8,
+    /// A logger is there already.
+    #[error("logging was set up twice in this process")]
+    Twice(#[source] TryInitError),
+}
+
+/// A format that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a log format: use text or json")]
+pub struct UnknownFormat(String);
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownFormat(word.into())),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// Starts logging for the process. `default_filter` holds where `RUST_LOG` is unset or empty.
+pub fn init(format: Format, default_filter: &str) -> Result<(), LogError> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(filter) if !filter.trim().is_empty() => parse("RUST_LOG", &filter)?,
+        Err(std::env::VarError::NotUnicode(_)) => return Err(LogError::NotUtf8),
+        _ => parse("the default filter", default_filter)?,
+    };
+    let shared = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        Format::Text => {
+            let colours =
+                colours(std::io::stderr().is_terminal(), env("NO_COLOR").as_deref(), env("TERM").as_deref());
+            shared.with_ansi(colours).finish().try_init().map_err(LogError::Twice)
+        }
+        Format::Json => shared
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .finish()
+            .try_init()
+            .map_err(LogError::Twice),
+    }
+}
+
+fn parse(from: &'static str, filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::builder().parse(filter).map_err(|source| LogError::Filter {
+        from,
+        filter: filter.into(),
+        source,
+    })
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// Whether text may carry colours. `no_color` and `term` are the variables of those names, if set.
+pub fn colours(terminal: bool, no_color: Option<&str>, term: Option<&str>) -> bool {
+    terminal && no_color.is_none_or(str::is_empty) && term != Some("dumb")
+}

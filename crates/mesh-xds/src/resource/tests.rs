@@ -1,0 +1,164 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use bytes::Bytes;
+use mesh_model::{
+    Endpoint, Identity, Phase, PortMap, Service, ServiceKey, TrustDomain, Tunnel, Uid, Workload,
+};
+use prost::Message as _;
+
+use super::{Name, Resource};
+use crate::proto;
+
+fn workload() -> Workload {
+    Workload {
+        uid: Uid::new("0f1e"),
+        namespace: "shop".into(),
+        name: "web-1".into(),
+        owner: "web".into(),
+        node: "one".into(),
+        identity: Identity::new(TrustDomain::new("cluster.local").unwrap(), "shop", "web").unwrap(),
+        addresses: vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
+        enrolled: true,
+        tunnel: Tunnel::Hbone,
+        phase: Phase::Terminating,
+        host_network: false,
+    }
+}
+
+fn service() -> Service {
+    Service {
+        key: ServiceKey::new("shop", "web"),
+        addresses: vec!["10.96.0.7".parse().unwrap(), "fd01::7".parse().unwrap()],
+        ports: vec![80, 443],
+        endpoints: vec![
+            Endpoint {
+                address: "10.1.2.3".parse().unwrap(),
+                workload: Some(Uid::new("0f1e")),
+                ready: true,
+                ports: vec![PortMap { service: 80, target: 8080 }],
+            },
+            Endpoint {
+                address: "192.0.2.1".parse().unwrap(),
+                workload: None,
+                ready: false,
+                ports: Vec::new(),
+            },
+        ],
+    }
+}
+
+#[test]
+fn a_resource_comes_back_from_the_wire_as_it_went() {
+    let mut all = vec![Resource::Service(service())];
+    for tunnel in [Tunnel::None, Tunnel::Hbone, Tunnel::Withdrawn, Tunnel::Foreign] {
+        for phase in [Phase::Pending, Phase::Running, Phase::Terminating, Phase::Finished] {
+            all.push(Resource::Workload(Workload { tunnel, phase, ..workload() }));
+        }
+    }
+    all.push(Resource::Workload(Workload {
+        node: "".into(),
+        addresses: Vec::new(),
+        host_network: true,
+        ..workload()
+    }));
+    for resource in all {
+        let encoded = resource.encode();
+        assert_eq!(Resource::decode(&resource.name(), &encoded.body).unwrap(), resource);
+        assert_eq!(resource.encode(), encoded);
+        let name = resource.name();
+        assert_eq!(Name::decode(Some(&name.encode())).unwrap(), name);
+    }
+}
+
+#[test]
+fn every_field_is_part_of_the_version() {
+    let base = Resource::Workload(workload()).encode().version;
+    let other = TrustDomain::new("other").unwrap();
+    let changed = [
+        Workload { namespace: "x".into(), ..workload() },
+        Workload { name: "x".into(), ..workload() },
+        Workload { owner: "x".into(), ..workload() },
+        Workload { node: "x".into(), ..workload() },
+        Workload { identity: Identity::new(other, "shop", "web").unwrap(), ..workload() },
+        Workload { addresses: Vec::new(), ..workload() },
+        Workload { enrolled: false, ..workload() },
+        Workload { tunnel: Tunnel::Withdrawn, ..workload() },
+        Workload { phase: Phase::Finished, ..workload() },
+        Workload { host_network: true, ..workload() },
+    ];
+    for workload in changed {
+        assert_ne!(Resource::Workload(workload.clone()).encode().version, base, "{workload:?}");
+    }
+}
+
+type EditWorkload = fn(&mut proto::Workload);
+type EditService = fn(&mut proto::Service);
+
+#[test]
+fn a_bad_workload_is_refused_by_name_and_field() {
+    let cases: &[(&str, EditWorkload)] = &[
+        ("uid", |w| w.uid.clear()),
+        ("uid", |w| w.uid = "another".into()),
+        ("namespace", |w| w.namespace.clear()),
+        ("name", |w| w.name.clear()),
+        ("owner", |w| w.owner.clear()),
+        ("identity", |w| w.identity = "spiffe://cluster.local/web".into()),
+        ("addresses", |w| w.addresses.push(Bytes::from_static(&[1, 2, 3]))),
+        ("tunnel", |w| w.tunnel = 0),
+        ("tunnel", |w| w.tunnel = 99),
+        ("phase", |w| w.phase = 0),
+        ("phase", |w| w.phase = -1),
+    ];
+    let resource = Resource::Workload(workload());
+    for (field, edit) in cases {
+        let mut message = proto::Workload::decode(resource.encode().body).unwrap();
+        edit(&mut message);
+        let error = Resource::decode(&resource.name(), &message.encode_to_vec().into()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("workload 0f1e") && text.contains(field), "{field}: {text}");
+    }
+}
+
+#[test]
+fn a_bad_service_is_refused_by_name_and_field() {
+    let cases: &[(&str, EditService)] = &[
+        ("name", |s| s.name = "other".into()),
+        ("namespace", |s| s.namespace.clear()),
+        ("addresses", |s| s.addresses.push(Bytes::new())),
+        ("ports", |s| s.ports.push(0)),
+        ("ports", |s| s.ports.push(65_536)),
+        ("endpoints.address", |s| s.endpoints[0].address = Bytes::new()),
+        ("endpoints.ports.target", |s| s.endpoints[0].ports[0].target = 0),
+        ("endpoints.ports.service", |s| s.endpoints[0].ports[0].service = 70_000),
+    ];
+    let resource = Resource::Service(service());
+    for (field, edit) in cases {
+        let mut message = proto::Service::decode(resource.encode().body).unwrap();
+        edit(&mut message);
+        let error = Resource::decode(&resource.name(), &message.encode_to_vec().into()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("service shop/web") && text.contains(field), "{field}: {text}");
+    }
+}
+
+#[test]
+fn arbitrary_bytes_never_panic() {
+    let mut state = 1_u32;
+    for length in 0..512 {
+        let body: Vec<u8> = (0..length)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            })
+            .collect();
+        for resource in [Resource::Workload(workload()), Resource::Service(service())] {
+            let _ = Resource::decode(&resource.name(), &body.clone().into());
+            // And real messages, cut short or with a byte changed.
+            let mut real = resource.encode().body.to_vec();
+            let at = length % real.len();
+            let _ = Resource::decode(&resource.name(), &real[..at].to_vec().into());
+            real[at] ^= 1 << (length % 8);
+            let _ = Resource::decode(&resource.name(), &real.into());
+        }
+    }
+}

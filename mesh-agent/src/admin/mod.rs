@@ -1,0 +1,217 @@
+//! What the agent says of itself: the admin socket that `meshctl` speaks to, and metrics and readiness for the node.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use mesh_common::programs;
+use mesh_identity::Keyring;
+use mesh_model::{Reason, World};
+use mesh_telemetry::api::{
+    ControllerLink, EndpointRow, HookRow, KernelSummary, PodCounts, PortRow, ServiceRow, Status, Timestamp,
+    WorkloadRow, WorldSummary,
+};
+use mesh_telemetry::http::{Response, Routes};
+use mesh_telemetry::metrics::{self, Registry};
+use mesh_telemetry::readiness::Ready;
+use mesh_xds::client::Client;
+
+use crate::connections::Connections;
+use crate::kernel::maps::Maps;
+use crate::kernel::{pinned_hooks, preflight};
+use crate::metrics::Observed;
+use crate::pods;
+
+/// Everything that is asked about.
+pub struct Admin {
+    /// This node's name.
+    pub node: String,
+    /// The controller's address, as configured.
+    pub controller: String,
+    /// Where the hooks are attached.
+    pub cgroup: PathBuf,
+    /// Where the pins are.
+    pub bpffs: PathBuf,
+    /// When the agent started.
+    pub started: Instant,
+    /// The stream to the controller.
+    pub client: Client,
+    /// What it was told.
+    pub world: Arc<ArcSwap<World>>,
+    /// The node's pods.
+    pub pods: pods::Handle,
+    /// The live table.
+    pub connections: Arc<Connections>,
+    /// Certificates.
+    pub keyring: Keyring,
+    /// The kernel's maps.
+    pub maps: Arc<Maps>,
+    /// Metrics that are read when asked for.
+    pub observed: Observed,
+}
+
+/// Routes of the unix socket.
+pub fn admin_routes(admin: &Arc<Admin>) -> Routes {
+    let on = |admin: &Arc<Admin>| admin.clone();
+    let (status, pods, connections, certs, check, workloads, services) =
+        (on(admin), on(admin), on(admin), on(admin), on(admin), on(admin), on(admin));
+    Routes::new()
+        .get("/healthz", |_| async { Response::text("ok\n") })
+        .get("/v1/status", move |_| {
+            let admin = status.clone();
+            async move { Response::json(&admin.status().await) }
+        })
+        .get("/v1/pods", move |_| {
+            let admin = pods.clone();
+            async move { Response::json(&admin.pods.rows().await) }
+        })
+        .get("/v1/connections", move |_| {
+            let admin = connections.clone();
+            async move { Response::json(&admin.connections.rows()) }
+        })
+        .get("/v1/certs", move |_| {
+            let admin = certs.clone();
+            async move { Response::json(&admin.keyring.status()) }
+        })
+        .get("/v1/check", move |_| {
+            let admin = check.clone();
+            async move { Response::json(&preflight::run(&admin.cgroup, &admin.bpffs)) }
+        })
+        .get("/v1/workloads", move |_| {
+            let admin = workloads.clone();
+            async move { Response::json(&admin.workloads()) }
+        })
+        .get("/v1/services", move |_| {
+            let admin = services.clone();
+            async move { Response::json(&admin.services()) }
+        })
+}
+
+/// Routes of the readiness port.
+pub fn ready_routes(ready: &Ready) -> Routes {
+    Routes::new().get("/readyz", ready.endpoint()).get("/healthz", |_| async { Response::text("ok\n") })
+}
+
+/// Routes of the metrics port.
+pub fn metrics_routes(admin: &Arc<Admin>, registry: Arc<Registry>) -> Routes {
+    let admin = admin.clone();
+    let render = Arc::new(metrics::endpoint(registry));
+    Routes::new().get("/metrics", move |request| {
+        let (admin, render) = (admin.clone(), render.clone());
+        async move {
+            admin.connections.count_bytes();
+            let pods = admin.pods.rows().await;
+            let connected = admin.client.status().connected;
+            let complete = admin.world.load().is_complete();
+            admin.observed.refresh(&admin.maps, &admin.keyring, &pods, connected, complete);
+            render(request).await
+        }
+    })
+}
+
+impl Admin {
+    async fn status(&self) -> Status {
+        let link = self.client.status();
+        let world = self.world.load();
+        let mut pods = PodCounts::default();
+        for row in self.pods.rows().await {
+            pods.add(row.state);
+        }
+        let pinned = pinned_hooks(&self.bpffs);
+        let hook = |name: &str| HookRow { name: name.into(), attached: pinned.iter().any(|pin| pin == name) };
+        let mut refused: BTreeMap<Reason, u64> = BTreeMap::new();
+        for (refusal, count) in self.maps.refusals() {
+            *refused.entry(Reason::from(refusal)).or_default() += count;
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node: self.node.clone(),
+            trust_domain: world
+                .workloads()
+                .next()
+                .map_or_else(String::new, |workload| workload.identity.trust_domain().to_string()),
+            controller: ControllerLink {
+                address: self.controller.clone(),
+                connected: link.connected,
+                since: Some(timestamp(link.since)),
+                last_error: link.last_error.filter(|_| !link.connected),
+            },
+            world: WorldSummary {
+                complete: world.is_complete(),
+                workloads: world.workloads().count() as u64,
+                services: world.services().count() as u64,
+            },
+            pods,
+            kernel: KernelSummary {
+                hooks: [
+                    programs::CONNECT4,
+                    programs::CONNECT6,
+                    programs::PEERNAME4,
+                    programs::PEERNAME6,
+                    programs::SOCKOPS,
+                ]
+                .map(hook)
+                .into(),
+                refused,
+            },
+            uptime_seconds: self.started.elapsed().as_secs(),
+        }
+    }
+
+    fn workloads(&self) -> Vec<WorkloadRow> {
+        let mut rows: Vec<WorkloadRow> = self
+            .world
+            .load()
+            .workloads()
+            .map(|workload| WorkloadRow {
+                uid: workload.uid.clone(),
+                namespace: workload.namespace.to_string(),
+                name: workload.name.to_string(),
+                node: (!workload.node.is_empty()).then(|| workload.node.to_string()),
+                addresses: workload.addresses.clone(),
+                identity: workload.identity.clone(),
+                enrolled: workload.enrolled,
+                tunnel: workload.tunnel,
+            })
+            .collect();
+        rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        rows
+    }
+
+    fn services(&self) -> Vec<ServiceRow> {
+        let mut rows: Vec<ServiceRow> = self
+            .world
+            .load()
+            .services()
+            .map(|service| ServiceRow {
+                namespace: service.key.namespace.to_string(),
+                name: service.key.name.to_string(),
+                addresses: service.addresses.clone(),
+                ports: service.ports.clone(),
+                endpoints: service
+                    .endpoints
+                    .iter()
+                    .map(|endpoint| EndpointRow {
+                        address: endpoint.address,
+                        ports: endpoint
+                            .ports
+                            .iter()
+                            .map(|map| PortRow { service: map.service, target: map.target })
+                            .collect(),
+                        workload: endpoint.workload.clone(),
+                        ready: endpoint.ready,
+                    })
+                    .collect(),
+            })
+            .collect();
+        rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        rows
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Timestamp::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,148 @@
+//! Flags, and nothing else: each stage gets its own part from `main`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesh_telemetry::logs::Format;
+
+/// The node half of the Weft service mesh: captures the node's pods and gives their connections mutual TLS.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do; without a command the agent runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Where things are on this node.
+    #[command(flatten)]
+    pub node: NodePaths,
+    /// How to run.
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 stopped by a signal (or the check passed), 1 failed, 2 usage.\n\
+Hooks stay attached when the agent stops: captured pods are refused until an agent is back.\n\
+`mesh-agent reset` takes them off.";
+
+/// What else the binary does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say whether this node can carry the mesh.
+    Check {
+        /// As JSON, in the shape of `meshctl check -o json`.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Detach every hook and remove every pin: pods connect as they did before Weft. Stop the agent first.
+    Reset,
+}
+
+/// Where things are on this node.
+#[derive(Debug, Args)]
+pub struct NodePaths {
+    /// The cgroup2 directory at which the hooks are attached, and below which kubelet's cgroups are. Default: the mount
+    /// of cgroup2.
+    #[arg(long, global = true, env = "WEFT_CGROUP", value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// The directory on a bpffs that holds weft/.
+    #[arg(long, global = true, env = "WEFT_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+/// How to run.
+#[derive(Debug, Args)]
+pub struct RunFlags {
+    /// This node's name, as its Node object has it.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node: Option<String>,
+    /// The controller.
+    #[arg(
+        long,
+        env = "WEFT_CONTROLLER",
+        value_name = "HOST:PORT",
+        default_value = "weft-controller.weft-system.svc:15010"
+    )]
+    pub controller: String,
+    /// File with the token that the controller knows this node by; read anew for each call.
+    #[arg(long, env = "WEFT_TOKEN_FILE", value_name = "FILE", default_value = "/var/run/secrets/weft/token")]
+    pub token_file: PathBuf,
+    /// File with the root certificates of the mesh (PEM).
+    #[arg(long, env = "WEFT_ROOT_CERT", value_name = "FILE", default_value = "/etc/weft/root.pem")]
+    pub root_cert: PathBuf,
+    /// Where keys and certificates outlive the process; memory-backed.
+    #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR", default_value = "/run/weft")]
+    pub state_dir: PathBuf,
+    /// The host's network namespace.
+    #[arg(long, env = "WEFT_HOST_NETNS", value_name = "FILE", default_value = "/proc/1/ns/net")]
+    pub host_netns: PathBuf,
+    /// Kubelet's directory of pod logs.
+    #[arg(long, env = "WEFT_POD_LOGS", value_name = "DIR", default_value = "/var/log/pods")]
+    pub pod_logs: PathBuf,
+    /// The unix socket that meshctl speaks to.
+    #[arg(long, env = "WEFT_SOCKET", value_name = "PATH", default_value = "/run/weft/agent.sock")]
+    pub admin_socket: PathBuf,
+    /// Where readiness is served.
+    #[arg(long, env = "WEFT_READY_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:15021")]
+    pub ready_listen: SocketAddr,
+    /// Where metrics are served.
+    #[arg(long, env = "WEFT_METRICS_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:15020")]
+    pub metrics_listen: SocketAddr,
+    /// What a pod may do that nobody has classified.
+    #[arg(long, env = "WEFT_UNKNOWN_PODS", value_enum, default_value_t = UnknownPods::Refuse)]
+    pub unknown_pods: UnknownPods,
+    /// Namespaces whose pods are outside the mesh before the controller has spoken.
+    #[arg(
+        long,
+        env = "WEFT_BOOTSTRAP_NAMESPACES",
+        value_delimiter = ',',
+        value_name = "NAMESPACE,…",
+        default_value = "kube-system,weft-system"
+    )]
+    pub bootstrap_namespaces: Vec<String>,
+    /// How log lines are written.
+    #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "text")]
+    pub log_format: Format,
+}
+
+/// What an unclassified pod may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownPods {
+    /// Its connects are refused.
+    Refuse,
+    /// It connects as if there were no mesh.
+    Allow,
+}
+
+impl NodePaths {
+    /// The directory of the hooks: as given, or the mount of cgroup2.
+    pub fn cgroup_root(&self) -> anyhow::Result<PathBuf> {
+        match &self.cgroup {
+            Some(directory) => Ok(directory.clone()),
+            None => cgroup2_mount(),
+        }
+    }
+}
+
+/// Where cgroup2 is mounted, from mountinfo (proc(5)): the first mount of the type.
+pub fn cgroup2_mount() -> anyhow::Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    mounts
+        .lines()
+        .find_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let mount_point = left.split(' ').nth(4)?;
+            right.starts_with("cgroup2 ").then(|| PathBuf::from(mount_point))
+        })
+        .ok_or_else(|| anyhow::anyhow!("cgroup2 is not mounted (`mount -t cgroup2 none /sys/fs/cgroup`)"))
+}
+
+/// This process's own cgroup directory.
+pub fn own_cgroup() -> anyhow::Result<PathBuf> {
+    let membership = std::fs::read_to_string("/proc/self/cgroup")?;
+    let path = membership
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .ok_or_else(|| anyhow::anyhow!("this process is in no cgroup2 cgroup"))?;
+    Ok(cgroup2_mount()?.join(Path::new(path).strip_prefix("/")?))
+}

@@ -1,0 +1,139 @@
+//! What the controller says, applied: the world that the data path reads, the rows that the kernel reads, and the pods
+//! of this node.
+//!
+//! ```text
+//! Update ─▶ World (a new one, published whole) ─▶ service rows ─▶ this node's workloads ─▶ ack
+//! ```
+//!
+//! An update is acknowledged after the data path has it: the controller tells a leaving pod's agent that its peers know
+//! on the strength of that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use mesh_common::{ServiceKey16, ServiceState, Settings};
+use mesh_hbone::Pool;
+use mesh_identity::Keyring;
+use mesh_model::{Change, Uid, Workload, World};
+use mesh_telemetry::readiness::Condition;
+use mesh_xds::client::{Event, Update};
+use tokio::sync::mpsc;
+
+use crate::kernel::lower;
+use crate::kernel::maps::Maps;
+use crate::outbound::{Chain, PoolKey};
+use crate::pods;
+
+/// Applies what the controller says.
+pub struct Control {
+    /// This node's name.
+    pub node: String,
+    /// Published for the data path.
+    pub world: Arc<ArcSwap<World>>,
+    /// The kernel's maps.
+    pub maps: Arc<Maps>,
+    /// What the kernel was told about the node; `world_complete` is set here.
+    pub settings: Settings,
+    /// This node's pods.
+    pub pods: pods::Handle,
+    /// Asked again when the controller is back.
+    pub keyring: Keyring,
+    /// Tunnels to peers that are gone are given up.
+    pub pool: Pool<PoolKey>,
+    /// Met once the world is complete.
+    pub known: Condition,
+    /// The service rows that the kernel has.
+    pub rows: HashMap<ServiceKey16, ServiceState>,
+}
+
+impl Control {
+    /// Follows the controller until the client is gone.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Connected => {
+                    tracing::info!("connected to the controller");
+                    self.keyring.nudge();
+                }
+                Event::Disconnected { error } => {
+                    tracing::warn!(error, "no stream to the controller; the last known world stays in force");
+                }
+                Event::Update(update) => self.apply(update),
+                Event::Released(uids) => self.pods.released(uids),
+            }
+        }
+    }
+
+    fn apply(&mut self, update: Update) {
+        let Update { changes, complete, receipt } = update;
+        let mut world = World::clone(&self.world.load());
+        let touched: Vec<Uid> = changes.iter().filter_map(workload_of).cloned().collect();
+        let services_touched =
+            changes.iter().any(|c| matches!(c, Change::Service(_) | Change::ServiceRemoved(_)));
+        for change in changes {
+            world.apply(change);
+        }
+        let first = complete && !world.is_complete();
+        if complete {
+            world.set_complete();
+        }
+        let world = Arc::new(world);
+        self.world.store(world.clone());
+        if services_touched || first {
+            self.lower_services(&world);
+        }
+        let own: Vec<Arc<Workload>> = touched
+            .iter()
+            .filter_map(|uid| world.workload(uid))
+            .filter(|workload| *workload.node == *self.node)
+            .cloned()
+            .collect();
+        if !own.is_empty() {
+            self.pods.workloads(own);
+        }
+        let removed: Vec<Uid> = touched.iter().filter(|uid| world.workload(uid).is_none()).cloned().collect();
+        if !removed.is_empty() {
+            self.pods.removed(removed);
+        }
+        self.pool.evict(|key| {
+            touched.contains(key.destination())
+                && !world.workload(key.destination()).is_some_and(|peer| peer.tunnel.is_hbone())
+        });
+        if first {
+            self.settings.world_complete = 1;
+            if let Err(error) = self.maps.set_settings(self.settings) {
+                tracing::error!(error = %Chain(&error), "captured pods stay refused");
+                return receipt.nack(error.to_string());
+            }
+            self.pods.complete();
+            self.known.met();
+            tracing::info!("the world is complete");
+        }
+        receipt.ack();
+    }
+
+    /// A row that cannot be written costs an early refusal, never a leak: the agent decides without it.
+    fn lower_services(&mut self, world: &World) {
+        let rows = lower::services(world);
+        for key in self.rows.keys().filter(|key| !rows.contains_key(key)) {
+            if let Err(error) = self.maps.set_service(*key, None) {
+                tracing::warn!(error = %Chain(&error), "a service's row stays");
+            }
+        }
+        for (key, state) in rows.iter().filter(|(key, state)| self.rows.get(key) != Some(state)) {
+            if let Err(error) = self.maps.set_service(*key, Some(*state)) {
+                tracing::warn!(error = %Chain(&error), "a service is refused late");
+            }
+        }
+        self.rows = rows;
+    }
+}
+
+fn workload_of(change: &Change) -> Option<&Uid> {
+    match change {
+        Change::Workload(workload) => Some(&workload.uid),
+        Change::WorkloadRemoved(uid) => Some(uid),
+        Change::Service(_) | Change::ServiceRemoved(_) => None,
+    }
+}

@@ -1,0 +1,105 @@
+//! A captured pod is dialled: who by, may they, and the bytes.
+//!
+//! ```text
+//! accepted at 15008 ─▶ mutual TLS ─▶ CONNECT ─▶ authorize ─▶ deliver ─▶ relay
+//! accepted at 15006 ─▶ own address? ─▶ authorize ─▶ deliver ─▶ relay
+//! ```
+//!
+//! The application is reached at the very address that was dialled, from a source on the node
+//! itself (`socket::deliver`), and sees the client's address. The
+//! client's address is the tunnel's own (the peer agent dials from its pod's namespace), only the port is taken from its
+//! word.
+
+mod authorize;
+mod hbone;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use mesh_identity::Keyring;
+use mesh_model::{Identity, Reason, World};
+use mesh_telemetry::api::{ConnectionPath, Direction, Security};
+use tokio::net::TcpStream;
+
+use crate::connections::{About, Connections, End};
+use crate::kernel::maps::Maps;
+use crate::metrics::Metrics;
+use crate::outbound::finish;
+use crate::pods::Pod;
+use crate::{relay, socket};
+
+/// The inbound half of the data path.
+pub struct Inbound {
+    /// What the controller last said.
+    pub world: Arc<ArcSwap<World>>,
+    /// Certificates of this node's pods.
+    pub keyring: Keyring,
+    /// The live table.
+    pub connections: Arc<Connections>,
+    /// The kernel's maps.
+    pub maps: Arc<Maps>,
+    /// Handshakes.
+    pub metrics: Metrics,
+    /// How HBONE is served.
+    pub config: mesh_hbone::ServerConfig,
+}
+
+impl Inbound {
+    /// Carries one plaintext connection from outside the mesh.
+    pub async fn plaintext(self: Arc<Self>, pod: Arc<Pod>, peer: TcpStream, client: SocketAddr) {
+        let Ok(target) = peer.local_addr() else { return socket::reset(peer) };
+        let target = SocketAddr::new(target.ip().to_canonical(), target.port());
+        let about = self.about(&pod, client, target, None);
+        if let Err(reason) = authorize::destination(&pod, target) {
+            self.connections.refuse(&about, reason, &"not a port of an application of this pod");
+            return socket::reset(peer);
+        }
+        match socket::deliver(&pod.netns, &self.maps, target, client).await {
+            Ok(app) => {
+                let open = self.connections.open(about);
+                let outcome = relay::relay_plain(app, peer, open.meter()).await;
+                finish(open, outcome);
+            }
+            Err(error) => {
+                self.connections.refuse(&about, delivery_reason(&error), &error);
+                socket::reset(peer);
+            }
+        }
+    }
+
+    fn about(&self, pod: &Pod, client: SocketAddr, target: SocketAddr, identity: Option<Identity>) -> About {
+        let security = if identity.is_some() { Security::Mtls } else { Security::Plaintext };
+        let workload = self.world.load().workload_at(client.ip().to_canonical()).cloned();
+        About {
+            direction: Direction::Inbound,
+            path: match (&identity, &workload) {
+                (Some(_), _) => ConnectionPath::Tunnel,
+                (None, Some(_)) => ConnectionPath::Plaintext,
+                (None, None) => ConnectionPath::Passthrough,
+            },
+            security,
+            // With an identity, the address alone does not make a workload: both must agree.
+            source: End {
+                workload: workload
+                    .filter(|workload| identity.as_ref().is_none_or(|who| *who == workload.identity)),
+                identity,
+                address: client,
+            },
+            destination: End {
+                workload: Some(pod.workload.clone()),
+                identity: Some(pod.identity().clone()),
+                address: target,
+            },
+            service: None,
+        }
+    }
+}
+
+/// The word for a delivery that failed: here a refusal is the application's.
+fn delivery_reason(error: &std::io::Error) -> Reason {
+    match socket::connect_reason(error) {
+        Reason::ConnectRefused => Reason::AppRefused,
+        other => other,
+    }
+}

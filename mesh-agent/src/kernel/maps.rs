@@ -1,0 +1,261 @@
+//! Typed handles on the pinned maps: the only place where the agent reads or writes one.
+//!
+//! Values are replaced whole, so a hook that reads meanwhile sees the old or the new one. Every method is one system
+//! call and does not block.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
+use mesh_common::{
+    Addr, AddrEntry, CgroupEntry, Counter, Endpoint16, ListenerKey, NoteKey, PodEntry, Refusal, ServiceKey16,
+    ServiceState, Settings, SockNote, maps,
+};
+
+use super::KernelError;
+
+/// All maps that the agent touches.
+pub struct Maps {
+    settings: Mutex<Array<MapData, Settings>>,
+    agents: Mutex<HashMap<MapData, u64, u32>>,
+    pods: Mutex<HashMap<MapData, u64, PodEntry>>,
+    cgroups: Mutex<HashMap<MapData, u64, CgroupEntry>>,
+    addrs: Mutex<HashMap<MapData, Addr, AddrEntry>>,
+    services: Mutex<HashMap<MapData, ServiceKey16, ServiceState>>,
+    listeners: Mutex<SockHash<MapData, ListenerKey>>,
+    originals: HashMap<MapData, NoteKey, Endpoint16>,
+    /// Read without a lock; a second handle on the same map is written under one.
+    notes: Mutex<SkStorage<MapData, SockNote>>,
+    refused: PerCpuArray<MapData, u64>,
+    counted: PerCpuArray<MapData, u64>,
+}
+
+/// Why a map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("map {map}: cannot {action}")]
+pub struct MapFailure {
+    map: &'static str,
+    action: &'static str,
+    #[source]
+    source: MapError,
+}
+
+impl MapFailure {
+    /// Whether the map has no room for another entry.
+    pub fn is_full(&self) -> bool {
+        matches!(&self.source, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG))
+    }
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError> {
+    let map = ebpf.take_map(name).ok_or(KernelError::Missing(name))?;
+    T::try_from(map).map_err(|source| KernelError::Layout { map: name, source })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An address as the hooks know it.
+pub fn addr(ip: IpAddr) -> Addr {
+    match ip {
+        IpAddr::V4(v4) => Addr::v4(v4.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
+    }
+}
+
+fn socket_addr(addr: Addr, port: u32) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(addr.octets()).to_canonical(), port as u16)
+}
+
+fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a `map_err` closure.
+fn failed(map: &'static str, action: &'static str) -> impl FnOnce(MapError) -> MapFailure {
+    move |source| MapFailure { map, action, source }
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self {
+            settings: Mutex::new(take(ebpf, maps::SETTINGS)?),
+            agents: Mutex::new(take(ebpf, maps::SELF)?),
+            pods: Mutex::new(take(ebpf, maps::PODS)?),
+            cgroups: Mutex::new(take(ebpf, maps::CGROUPS)?),
+            addrs: Mutex::new(take(ebpf, maps::ADDRS)?),
+            services: Mutex::new(take(ebpf, maps::SERVICES)?),
+            listeners: Mutex::new(take(ebpf, maps::LISTENERS)?),
+            originals: take(ebpf, maps::ORIGINALS)?,
+            notes: Mutex::new(take(ebpf, maps::NOTES)?),
+            refused: take(ebpf, maps::REFUSED)?,
+            counted: take(ebpf, maps::COUNTED)?,
+        })
+    }
+
+    /// The settings as they stand (all zero before the first agent).
+    pub fn settings(&self) -> Result<Settings, MapFailure> {
+        lock(&self.settings).get(&0, 0).map_err(failed(maps::SETTINGS, "read"))
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&self, settings: Settings) -> Result<(), MapFailure> {
+        lock(&self.settings).set(0, settings, 0).map_err(failed(maps::SETTINGS, "write"))
+    }
+
+    /// Lets the processes of a cgroup pass every hook.
+    pub fn add_agent(&self, cgroup: u64) -> Result<(), MapFailure> {
+        lock(&self.agents).insert(cgroup, 1, 0).map_err(failed(maps::SELF, "add this agent to"))
+    }
+
+    /// Takes every other cgroup's leave away.
+    pub fn keep_only_agent(&self, cgroup: u64) -> Result<(), MapFailure> {
+        let mut agents = lock(&self.agents);
+        let others: Vec<u64> = agents.keys().flatten().filter(|id| *id != cgroup).collect();
+        for id in others {
+            ignore_missing(agents.remove(&id)).map_err(failed(maps::SELF, "remove a predecessor from"))?;
+        }
+        Ok(())
+    }
+
+    /// Says what a network namespace's pod is.
+    pub fn set_pod(&self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure> {
+        lock(&self.pods).insert(cookie, entry, 0).map_err(failed(maps::PODS, "record a pod in"))
+    }
+
+    /// Forgets a network namespace.
+    pub fn remove_pod(&self, cookie: u64) -> Result<(), MapFailure> {
+        ignore_missing(lock(&self.pods).remove(&cookie)).map_err(failed(maps::PODS, "remove a pod from"))
+    }
+
+    /// Every recorded namespace.
+    pub fn pod_cookies(&self) -> Vec<u64> {
+        lock(&self.pods).keys().flatten().collect()
+    }
+
+    /// Says what a cgroup is.
+    pub fn set_cgroup(&self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure> {
+        lock(&self.cgroups).insert(id, entry, 0).map_err(failed(maps::CGROUPS, "record a cgroup in"))
+    }
+
+    /// What a cgroup was recorded as.
+    pub fn cgroup(&self, id: u64) -> Option<CgroupEntry> {
+        lock(&self.cgroups).get(&id, 0).ok()
+    }
+
+    /// Forgets a cgroup.
+    pub fn remove_cgroup(&self, id: u64) -> Result<(), MapFailure> {
+        ignore_missing(lock(&self.cgroups).remove(&id)).map_err(failed(maps::CGROUPS, "remove a cgroup from"))
+    }
+
+    /// Every recorded cgroup.
+    pub fn cgroup_ids(&self) -> Vec<u64> {
+        lock(&self.cgroups).keys().flatten().collect()
+    }
+
+    /// Says whose an address is, and whether everything that arrives there is the agent's.
+    pub fn set_addr(&self, ip: IpAddr, entry: AddrEntry) -> Result<(), MapFailure> {
+        lock(&self.addrs).insert(addr(ip), entry, 0).map_err(failed(maps::ADDRS, "record an address in"))
+    }
+
+    /// Forgets an address, if it is still this namespace's.
+    pub fn remove_addr(&self, ip: IpAddr, cookie: u64) -> Result<(), MapFailure> {
+        let mut addrs = lock(&self.addrs);
+        if addrs.get(&addr(ip), 0).is_ok_and(|entry| entry.netns_cookie != cookie) {
+            return Ok(());
+        }
+        ignore_missing(addrs.remove(&addr(ip))).map_err(failed(maps::ADDRS, "remove an address from"))
+    }
+
+    /// Removes the addresses of namespaces that `keep` does not want.
+    pub fn retain_addrs(&self, keep: impl Fn(u64) -> bool) -> Result<(), MapFailure> {
+        let mut addrs = lock(&self.addrs);
+        let gone: Vec<_> =
+            addrs.iter().flatten().filter(|(_, e)| !keep(e.netns_cookie)).map(|(addr, _)| addr).collect();
+        for addr in gone {
+            ignore_missing(addrs.remove(&addr)).map_err(failed(maps::ADDRS, "remove an address from"))?;
+        }
+        Ok(())
+    }
+
+    /// Sets or removes a Service's row.
+    pub fn set_service(&self, key: ServiceKey16, state: Option<ServiceState>) -> Result<(), MapFailure> {
+        let mut services = lock(&self.services);
+        match state {
+            Some(state) => {
+                services.insert(key, state, 0).map_err(failed(maps::SERVICES, "record a service in"))
+            }
+            None => {
+                ignore_missing(services.remove(&key)).map_err(failed(maps::SERVICES, "remove a service from"))
+            }
+        }
+    }
+
+    /// Every Service row.
+    pub fn service_keys(&self) -> Vec<ServiceKey16> {
+        lock(&self.services).keys().flatten().collect()
+    }
+
+    /// Makes a listening socket the target of a pod's connections. The kernel removes it when the socket closes.
+    pub fn set_listener(&self, ip: IpAddr, port: u32, socket: &impl AsRawFd) -> Result<(), MapFailure> {
+        lock(&self.listeners)
+            .insert(ListenerKey { addr: addr(ip), port }, socket.as_raw_fd(), 0)
+            .map_err(failed(maps::LISTENERS, "record a listener in"))
+    }
+
+    /// What a captured client dialled: from the accepted socket's own note, else from the client's.
+    pub fn original_destination(
+        &self,
+        accepted: &impl AsRawFd,
+        client: SocketAddr,
+        netns_cookie: u64,
+    ) -> Option<SocketAddr> {
+        let note = lock(&self.notes).get(accepted, 0);
+        if let Ok(note) = note
+            && note.kind == SockNote::ORIGINAL
+        {
+            return Some(socket_addr(note.addr, note.port));
+        }
+        let key = NoteKey { netns_cookie, addr: addr(client.ip()), port: client.port().into(), reserved: 0 };
+        self.originals.get(&key, 0).ok().map(|original| socket_addr(original.addr, original.port))
+    }
+
+    /// Says on whose behalf a socket of the agent's is about to connect.
+    pub fn note_delivery(&self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), MapFailure> {
+        let note = SockNote { addr: addr(client.ip()), port: client.port().into(), kind: SockNote::DELIVERS };
+        lock(&self.notes).insert(socket, note, 0).map_err(failed(maps::NOTES, "note a delivery in"))
+    }
+
+    /// Whether a delivery's note was lost between `note_delivery` and connect, because its map is full.
+    pub fn delivery_lost(&self, socket: &impl AsRawFd) -> bool {
+        lock(&self.notes).get(socket, 0).is_ok_and(|note| note.kind == SockNote::LOST)
+    }
+
+    /// Refusals so far, by reason.
+    pub fn refusals(&self) -> Vec<(Refusal, u64)> {
+        Refusal::ALL.iter().map(|refusal| (*refusal, sum(&self.refused, *refusal as u32))).collect()
+    }
+
+    /// Events so far.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        Counter::ALL.iter().map(|(counter, word)| (*word, sum(&self.counted, *counter as u32))).collect()
+    }
+}
+
+fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    counters.get(&index, 0).map(|per_cpu| per_cpu.iter().sum()).unwrap_or(0)
+}
+
+/// The id of a cgroup directory, as the hooks see it: its inode number.
+pub fn cgroup_id(directory: &std::path::Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::metadata(directory)?.ino())
+}

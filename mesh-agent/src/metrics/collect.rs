@@ -1,0 +1,119 @@
+//! What is read when Prometheus asks: the kernel's counters, the certificates, the pods.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
+
+use mesh_identity::Keyring;
+use mesh_model::{PodState, Reason};
+use mesh_telemetry::api::PodRow;
+use mesh_telemetry::metrics::Registry;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::kernel::maps::Maps;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabel {
+    event: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IdentityLabel {
+    identity: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+/// Gauges and counters that mirror what others hold.
+#[derive(Debug, Default)]
+pub struct Observed {
+    refused: Family<ReasonLabel, Counter>,
+    events: Family<EventLabel, Counter>,
+    expiry: Family<IdentityLabel, Gauge<f64, AtomicU64>>,
+    pods: Family<StateLabel, Gauge>,
+    connected: Gauge,
+    complete: Gauge,
+}
+
+impl Observed {
+    /// Registers everything under its name.
+    pub fn register(registry: &mut Registry) -> Self {
+        let observed = Self::default();
+        registry.register(
+            "kernel_refused",
+            "Connections that the kernel refused, by why, since the maps were made",
+            observed.refused.clone(),
+        );
+        registry.register(
+            "kernel_events",
+            "What the hooks did: redirected, steered, delivered, since the maps were made",
+            observed.events.clone(),
+        );
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When a certificate of this node ends, in seconds since the epoch",
+            observed.expiry.clone(),
+        );
+        registry.register("pods", "Pods of this node, by state", observed.pods.clone());
+        registry.register(
+            "controller_connected",
+            "Whether there is a stream to the controller: 1 or 0",
+            observed.connected.clone(),
+        );
+        registry.register(
+            "world_complete",
+            "Whether this agent was told the whole world: 1 or 0",
+            observed.complete.clone(),
+        );
+        observed
+    }
+
+    /// Reads everything anew.
+    pub fn refresh(&self, maps: &Maps, keyring: &Keyring, pods: &[PodRow], connected: bool, complete: bool) {
+        // Two refusals of the kernel may share a word.
+        let mut refused: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (refusal, count) in maps.refusals() {
+            *refused.entry(Reason::from(refusal).as_str()).or_default() += count;
+        }
+        for (reason, count) in refused {
+            self.refused.get_or_create(&ReasonLabel { reason }).inner().store(count, Ordering::Relaxed);
+        }
+        for (event, count) in maps.counters() {
+            self.events.get_or_create(&EventLabel { event }).inner().store(count, Ordering::Relaxed);
+        }
+        self.expiry.clear();
+        for status in keyring.status() {
+            let Some(entry) = keyring.certificate(&status.identity) else { continue };
+            let ends = entry.certificate().not_after().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.expiry
+                .get_or_create(&IdentityLabel { identity: status.identity.to_string() })
+                .set(ends.as_secs_f64());
+        }
+        for state in [PodState::Captured, PodState::Pending, PodState::Excluded, PodState::Unknown] {
+            let count = pods.iter().filter(|pod| pod.state == state).count();
+            self.pods.get_or_create(&StateLabel { state: word(state) }).set(count as i64);
+        }
+        self.connected.set(connected.into());
+        self.complete.set(complete.into());
+    }
+}
+
+fn word(state: PodState) -> &'static str {
+    match state {
+        PodState::Captured => "captured",
+        PodState::Pending => "pending",
+        PodState::Excluded => "excluded",
+        PodState::Unknown => "unknown",
+    }
+}

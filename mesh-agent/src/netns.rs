@@ -1,0 +1,82 @@
+//! A network namespace: held open, identified by the kernel's cookie, entered for the making of a socket.
+//!
+//! A socket belongs to the namespace of the thread that makes it, for ever; so entering is short, synchronous and
+//! without await. If a thread cannot be brought back the process ends: a worker in a pod's namespace would leak
+//! one pod's traffic into another's.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Socket, Type};
+
+/// A network namespace, kept alive by the open descriptor.
+#[derive(Debug)]
+pub struct Netns {
+    file: OwnedFd,
+    cookie: u64,
+}
+
+thread_local! {
+    /// This thread's own namespace, opened once.
+    static HOME: io::Result<File> = File::open("/proc/thread-self/ns/net");
+}
+
+impl Netns {
+    /// Opens a namespace by its file (`/proc/PID/ns/net`, `/run/netns/NAME`).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OwnedFd::from(File::open(path)?);
+        let cookie = within(file.as_fd(), || {
+            let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+            cookie_of(&socket)
+        })?;
+        Ok(Self { file, cookie })
+    }
+
+    /// The cookie that the kernel's hooks see (`SO_NETNS_COOKIE`, Linux 5.14).
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Runs `make` inside the namespace, on this thread. `make` must not block.
+    pub fn within<T>(&self, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        within(self.file.as_fd(), make)
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn within<T>(namespace: BorrowedFd<'_>, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    HOME.with(|home| {
+        let home = home.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        let made = make();
+        if let Err(error) = setns(home, CloneFlags::CLONE_NEWNET) {
+            tracing::error!(%error, "cannot return to the agent's network namespace; the process ends");
+            std::process::abort();
+        }
+        made
+    })
+}
+
+fn cookie_of(socket: &Socket) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to live locals, and `size` says how large the first one is.
+    let result = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(socket),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}

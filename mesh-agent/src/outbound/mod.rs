@@ -1,0 +1,217 @@
+//! A captured pod dials: where to, which way, and the bytes.
+//!
+//! ```text
+//! accepted at 15001 ─▶ original destination ─▶ route (mesh_model::route) ─┬─ tunnel ─▶ dial ─▶ relay
+//!                                                                        ├─ passthrough ─▶ connect ─▶ relay
+//!                                                                        └─ refuse ─▶ RST
+//! ```
+//!
+//! Invariants: no note, no world, no certificate: refused. What goes to a workload that was reported captured goes through
+//! a tunnel or not at all. Whatever fails before the first byte is a RST to the application, never a clean end.
+
+mod dial;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+use mesh_hbone::{ConnectRequest, Pool};
+use mesh_identity::Keyring;
+use mesh_model::route::{Balancer, Hop, Route, route};
+use mesh_model::{Reason, Uid, Workload, World};
+use mesh_telemetry::api::{ConnectionPath, Direction, Security};
+use tokio::net::TcpStream;
+
+use crate::connections::{About, Connections, End, Open};
+use crate::kernel::maps::Maps;
+use crate::metrics::Metrics;
+use crate::pods::Pod;
+use crate::{relay, socket};
+use dial::ToAgent;
+
+/// A tunnel's pool: from which pod to which workload. By family, because the destination takes the client's address
+/// from the tunnel's own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    source: Uid,
+    destination: Uid,
+    ipv4: bool,
+}
+
+impl PoolKey {
+    /// The pod in whose namespace the tunnel begins.
+    pub fn source(&self) -> &Uid {
+        &self.source
+    }
+
+    /// The workload that the tunnel leads to.
+    pub fn destination(&self) -> &Uid {
+        &self.destination
+    }
+}
+
+/// The outbound half of the data path.
+pub struct Outbound {
+    /// What the controller last said.
+    pub world: Arc<ArcSwap<World>>,
+    /// Chooses among a Service's endpoints.
+    pub balancer: Box<dyn Balancer>,
+    /// Tunnels to other agents.
+    pub pool: Pool<PoolKey>,
+    /// Certificates of this node's pods.
+    pub keyring: Keyring,
+    /// The live table.
+    pub connections: Arc<Connections>,
+    /// The kernel's maps.
+    pub maps: Arc<Maps>,
+    /// Handshakes.
+    pub metrics: Metrics,
+}
+
+impl Outbound {
+    /// Carries one connection from accept to end.
+    pub async fn handle(self: Arc<Self>, pod: Arc<Pod>, app: TcpStream, client: SocketAddr) {
+        let Some(dialled) = self.maps.original_destination(&app, client, pod.netns.cookie()) else {
+            let about = about(&pod, client, client, None, Security::Plaintext);
+            self.connections.refuse(&about, Reason::NoOriginalDst, &"no note of what was dialled");
+            return socket::reset(app);
+        };
+        let decision = route(&self.world.load(), dialled, &*self.balancer);
+        match decision {
+            Route::Tunnel(hop) => self.tunnel(pod, app, client, hop).await,
+            Route::Passthrough(hop) => self.passthrough(pod, app, client, hop).await,
+            Route::Refuse(reason) => {
+                let about = about(&pod, client, dialled, None, Security::Plaintext);
+                self.connections.refuse(&about, reason, &format_args!("dialled {dialled}"));
+                socket::reset(app);
+            }
+        }
+    }
+
+    async fn tunnel(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop) {
+        let about = about(&pod, client, hop.target, Some(&hop), Security::Mtls);
+        let Some(peer) = &hop.workload else {
+            self.connections.refuse(&about, Reason::PeerRefused, &"a tunnel leads to no workload");
+            return socket::reset(app);
+        };
+        if peer.uid == pod.workload.uid {
+            return self.to_itself(pod, app, client, hop).await;
+        }
+        let key = PoolKey {
+            source: pod.workload.uid.clone(),
+            destination: peer.uid.clone(),
+            ipv4: hop.target.is_ipv4(),
+        };
+        let dial = ToAgent {
+            pod: &pod,
+            agent: SocketAddr::new(hop.target.ip(), mesh_hbone::PORT),
+            expected: &peer.identity,
+            keyring: &self.keyring,
+            dialled: AtomicBool::new(false),
+        };
+        let request = ConnectRequest {
+            authority: hop.target,
+            client,
+            baggage: Some(baggage(&pod.workload)),
+            traceparent: None,
+        };
+        let opened = self.pool.open(&key, &dial, request).await;
+        // Most tunnels share a connection that is there already; only who made one counts its handshake.
+        if dial.dialled.into_inner() {
+            self.metrics.handshake("client", opened.as_ref().map_or_else(|e| e.reason().as_str(), |_| "ok"));
+        }
+        match opened {
+            Ok(tunnel) => {
+                let open = self.connections.open(about);
+                let outcome = relay::relay(app, tunnel, open.meter()).await;
+                finish(open, outcome);
+            }
+            Err(error) => {
+                self.connections.refuse(&about, error.reason(), &Chain(&error));
+                socket::reset(app);
+            }
+        }
+    }
+
+    /// A pod that dials its own Service needs no tunnel: the agent delivers.
+    async fn to_itself(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop) {
+        let mut about = about(&pod, client, hop.target, Some(&hop), Security::Kernel);
+        about.path = ConnectionPath::Direct;
+        let delivered = socket::deliver(&pod.netns, &self.maps, hop.target, client).await;
+        self.carry(about, app, delivered).await;
+    }
+
+    async fn passthrough(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop) {
+        let mut about = about(&pod, client, hop.target, Some(&hop), Security::Plaintext);
+        about.path =
+            if hop.workload.is_some() { ConnectionPath::Plaintext } else { ConnectionPath::Passthrough };
+        let connected = socket::connect(&pod.netns, hop.target).await;
+        self.carry(about, app, connected).await;
+    }
+
+    async fn carry(&self, about: About, app: TcpStream, far: std::io::Result<TcpStream>) {
+        match far {
+            Ok(far) => {
+                let open = self.connections.open(about);
+                let outcome = relay::relay_plain(app, far, open.meter()).await;
+                finish(open, outcome);
+            }
+            Err(error) => {
+                self.connections.refuse(&about, socket::connect_reason(&error), &error);
+                socket::reset(app);
+            }
+        }
+    }
+}
+
+/// Takes a row out of the table, with how its relay ended.
+pub(crate) fn finish(open: Open, outcome: relay::Outcome) {
+    open.close(match outcome.end {
+        relay::End::Clean => None,
+        relay::End::Reset { .. } => Some(Reason::Reset),
+        relay::End::Error(reason) => Some(reason),
+    });
+}
+
+fn about(pod: &Pod, client: SocketAddr, target: SocketAddr, hop: Option<&Hop>, security: Security) -> About {
+    let peer = hop.and_then(|hop| hop.workload.clone());
+    // Only a tunnel shows who the peer is.
+    let identity =
+        peer.as_ref().filter(|_| security != Security::Plaintext).map(|peer| peer.identity.clone());
+    About {
+        direction: Direction::Outbound,
+        path: if security == Security::Mtls { ConnectionPath::Tunnel } else { ConnectionPath::Passthrough },
+        security,
+        source: End {
+            workload: Some(pod.workload.clone()),
+            identity: Some(pod.identity().clone()),
+            address: client,
+        },
+        destination: End { workload: peer, identity, address: target },
+        service: hop.and_then(|hop| hop.service.clone()),
+    }
+}
+
+/// Who the source is, in the form that ztunnel sends. Informational: the certificate is what counts.
+fn baggage(source: &Workload) -> String {
+    format!(
+        "k8s.namespace.name={},k8s.deployment.name={},service.name={},k8s.pod.name={}",
+        source.namespace, source.owner, source.owner, source.name
+    )
+}
+
+/// An error with its causes, in one line.
+pub(crate) struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,456 @@
+//! The actor that drives every pod of the node (see the module above).
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
+use mesh_identity::{Keyring, Wanted};
+use mesh_model::{Identity, Uid, Workload};
+use mesh_telemetry::api::PodRow;
+use mesh_xds::client::{Capture, Client};
+use tokio::sync::{mpsc, oneshot};
+
+use super::enroll::{Entry, Node};
+use super::find;
+use super::listeners::Listener;
+use super::pod::Pod;
+use super::watch::{self, Seen};
+use crate::capture::Acceptor;
+use crate::kernel::maps::{Maps, cgroup_id};
+use crate::kernel::{Kernel, MapFailure};
+use crate::netns::Netns;
+
+/// How often every captured pod is looked at again, whatever happened.
+const VERIFY: Duration = Duration::from_secs(30);
+
+/// What the actor is told at start.
+#[derive(Clone, Debug)]
+pub struct PodsConfig {
+    /// The node's name.
+    pub node: String,
+    /// The cgroup2 directory below which kubelet's are.
+    pub cgroup: PathBuf,
+    /// Kubelet's `/var/log/pods`.
+    pub pod_logs: PathBuf,
+    /// Namespaces whose pods are classified on the node alone, and never captured while the world is silent on them.
+    pub bootstrap_namespaces: Vec<String>,
+    /// Cookie of the host's network namespace.
+    pub host_cookie: u64,
+}
+
+enum Input {
+    Seen(Seen),
+    Workloads(Vec<Arc<Workload>>),
+    Removed(Vec<Uid>),
+    /// The whole world is known: what it does not name is not there.
+    Complete,
+    Released(Vec<Uid>),
+    Certified(Uid),
+    Rows(oneshot::Sender<Vec<PodRow>>),
+}
+
+/// How others speak to the actor.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inputs: mpsc::UnboundedSender<Input>,
+}
+
+impl Handle {
+    fn send(&self, input: Input) {
+        if self.inputs.send(input).is_err() {
+            tracing::error!("the pods' actor has ended; pods are no longer taken in");
+        }
+    }
+
+    /// Workloads of this node that are new or different.
+    pub fn workloads(&self, workloads: Vec<Arc<Workload>>) {
+        self.send(Input::Workloads(workloads));
+    }
+
+    /// Workloads, of this node or others, that the API has forgotten.
+    pub fn removed(&self, uids: Vec<Uid>) {
+        self.send(Input::Removed(uids));
+    }
+
+    /// Everything the controller has was said.
+    pub fn complete(&self) {
+        self.send(Input::Complete);
+    }
+
+    /// The peers of these leaving pods know.
+    pub fn released(&self, uids: Vec<Uid>) {
+        self.send(Input::Released(uids));
+    }
+
+    /// What `meshctl pods` shows.
+    pub async fn rows(&self) -> Vec<PodRow> {
+        let (answer, rows) = oneshot::channel();
+        self.send(Input::Rows(answer));
+        rows.await.unwrap_or_default()
+    }
+}
+
+/// Starts the actor on a thread of its own.
+pub fn spawn(
+    config: PodsConfig,
+    kernel: Kernel,
+    maps: Arc<Maps>,
+    keyring: Keyring,
+    client: Client,
+    acceptor: Acceptor,
+) -> std::io::Result<Handle> {
+    let (inputs, receiver) = mpsc::unbounded_channel();
+    let (seen, mut sightings) = mpsc::unbounded_channel();
+    watch::spawn(config.cgroup.clone(), config.pod_logs.clone(), seen)?;
+    let handle = Handle { inputs };
+    let forward = handle.clone();
+    tokio::spawn(async move {
+        while let Some(seen) = sightings.recv().await {
+            forward.send(Input::Seen(seen));
+        }
+    });
+    let node = OnNode {
+        host_cookie: config.host_cookie,
+        kernel,
+        maps,
+        keyring,
+        client,
+        acceptor,
+        wanted: HashMap::new(),
+        handle: handle.clone(),
+        tasks: tokio::runtime::Handle::current(),
+    };
+    // A runtime of its own, for its timers: the process may end while the actor is at work.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let actor = Actor { config, node, entries: HashMap::new(), again: BTreeMap::new(), ticket: 0 };
+    std::thread::Builder::new().name("pods".into()).spawn(move || runtime.block_on(actor.run(receiver)))?;
+    Ok(handle)
+}
+
+struct Actor {
+    config: PodsConfig,
+    node: OnNode,
+    entries: HashMap<Uid, Entry>,
+    /// Pods to drive again, by time; the number keeps equal times apart.
+    again: BTreeMap<(Instant, u64), Uid>,
+    ticket: u64,
+}
+
+impl Actor {
+    async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+        let mut verify = tokio::time::interval(VERIFY);
+        verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let next = self.again.keys().next().map_or_else(|| Instant::now() + VERIFY, |(at, _)| *at);
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => self.handle(input),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(next.into()) => self.drive_due(),
+                _ = verify.tick() => self.verify(),
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Seen(seen) => self.seen(seen),
+            Input::Workloads(workloads) => {
+                for workload in workloads {
+                    let uid = workload.uid.clone();
+                    self.entry(&uid).set_workload(workload);
+                    self.drive(&uid);
+                }
+            }
+            Input::Removed(uids) => {
+                for uid in uids {
+                    if let Some(entry) = self.entries.get_mut(&uid) {
+                        entry.set_forgotten();
+                        self.drop_if_over(&uid);
+                    }
+                }
+            }
+            Input::Complete => self.forget_strangers(),
+            Input::Released(uids) => {
+                for uid in uids {
+                    if let Some(entry) = self.entries.get_mut(&uid) {
+                        entry.peers_know();
+                        self.drive(&uid);
+                    }
+                }
+            }
+            Input::Certified(uid) => self.drive(&uid),
+            Input::Rows(answer) => {
+                // Who asked may have gone.
+                let _gone = answer.send(self.rows());
+            }
+        }
+    }
+
+    fn entry(&mut self, uid: &Uid) -> &mut Entry {
+        self.entries.entry(uid.clone()).or_insert_with(|| Entry::new(uid.clone()))
+    }
+
+    fn seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::Kubepods(path) => self.kubepods(&path),
+            Seen::Appeared(uid, path) => match cgroup_id(&path) {
+                Ok(id) => {
+                    if self.entry(&uid).cgroup_id() != Some(id) {
+                        self.entry(&uid).set_cgroup(path, id);
+                        if self.entry(&uid).workload().is_none() {
+                            self.look_at_logs();
+                        }
+                        self.drive(&uid);
+                    }
+                }
+                // Gone again; the watch says so too.
+                Err(error) => tracing::debug!(%uid, %error, "a pod's cgroup went as it came"),
+            },
+            Seen::Changed(uid) => self.drive(&uid),
+            Seen::Gone(uid) => {
+                if let Some(entry) = self.entries.get_mut(&uid) {
+                    entry.cgroup_gone(&self.node);
+                    entry.drive(&mut self.node);
+                    self.drop_if_over(&uid);
+                }
+            }
+            Seen::Logged => {
+                for uid in self.look_at_logs() {
+                    self.drive(&uid);
+                }
+            }
+        }
+    }
+
+    fn kubepods(&mut self, path: &Path) {
+        let recorded = cgroup_id(path).map_err(|error| error.to_string()).and_then(|id| {
+            let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, reserved: 0 };
+            self.node.maps.set_cgroup(id, entry).map_err(|error| error.to_string())
+        });
+        if let Err(error) = recorded {
+            tracing::error!(path = %path.display(), error, "kubelet's cgroup could not be recorded");
+        }
+    }
+
+    /// Pods of the bootstrap namespaces that have a cgroup and were not known as such.
+    fn look_at_logs(&mut self) -> Vec<Uid> {
+        let mut found = Vec::new();
+        for (namespace, name, uid) in find::logged_pods(&self.config.pod_logs) {
+            if !self.config.bootstrap_namespaces.contains(&namespace) {
+                continue;
+            }
+            if let Some(entry) = self.entries.get_mut(&uid)
+                && entry.bootstrap().is_none()
+            {
+                entry.set_bootstrap(namespace, name);
+                found.push(uid);
+            }
+        }
+        found
+    }
+
+    fn drive(&mut self, uid: &Uid) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if let Some(after) = entry.drive(&mut self.node) {
+            self.ticket += 1;
+            self.again.insert((Instant::now() + after, self.ticket), uid.clone());
+        }
+    }
+
+    fn drive_due(&mut self) {
+        let now = Instant::now();
+        let later = self.again.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut self.again, later);
+        let mut uids: Vec<Uid> = due.into_values().collect();
+        uids.sort_unstable();
+        uids.dedup();
+        for uid in uids {
+            self.drive(&uid);
+        }
+    }
+
+    fn verify(&mut self) {
+        let uids: Vec<Uid> = self.entries.keys().cloned().collect();
+        for uid in uids {
+            self.drive(&uid);
+        }
+    }
+
+    fn drop_if_over(&mut self, uid: &Uid) {
+        if self.entries.get(uid).is_some_and(Entry::is_over) {
+            self.entries.remove(uid);
+            self.node.client.forget(uid);
+        }
+    }
+
+    /// What a predecessor recorded and is not there any more.
+    fn forget_strangers(&mut self) {
+        let cookies: Vec<u64> = self.entries.values().filter_map(Entry::cookie).collect();
+        let cgroups: Vec<u64> = self.entries.values().filter_map(Entry::cgroup_id).collect();
+        let node = &self.node;
+        let forget = || -> Result<(), MapFailure> {
+            for cookie in node.maps.pod_cookies() {
+                if !cookies.contains(&cookie) {
+                    node.maps.remove_pod(cookie)?;
+                }
+            }
+            for id in node.maps.cgroup_ids() {
+                // Kubelet's own directories stay; a pod's directory that is gone took its id along.
+                if !cgroups.contains(&id) && !node.is_kubepods(id) {
+                    node.maps.remove_cgroup(id)?;
+                }
+            }
+            node.maps.retain_addrs(|cookie| cookies.contains(&cookie))
+        };
+        if let Err(error) = forget() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "leftovers of a predecessor stay");
+        }
+        for cookie in node.kernel.attached_pods() {
+            if !cookies.contains(&cookie) {
+                node.detach_pod(cookie);
+            }
+        }
+    }
+
+    fn rows(&self) -> Vec<PodRow> {
+        let mut rows: Vec<PodRow> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.has_cgroup())
+            .map(|(uid, entry)| {
+                let workload = entry.workload();
+                let (namespace, name) = match (workload, entry.bootstrap()) {
+                    (Some(workload), _) => {
+                        (Some(workload.namespace.to_string()), Some(workload.name.to_string()))
+                    }
+                    (None, Some((namespace, name))) => (Some(namespace.clone()), Some(name.clone())),
+                    (None, None) => (None, None),
+                };
+                PodRow {
+                    namespace,
+                    name,
+                    uid: uid.clone(),
+                    node: self.config.node.clone(),
+                    state: entry.state(),
+                    reason: entry.reason(),
+                    identity: workload.map(|workload| workload.identity.clone()),
+                }
+            })
+            .collect();
+        rows.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        rows
+    }
+}
+
+/// The rest of the agent, as a pod's steps need it.
+struct OnNode {
+    host_cookie: u64,
+    kernel: Kernel,
+    maps: Arc<Maps>,
+    keyring: Keyring,
+    client: Client,
+    acceptor: Acceptor,
+    wanted: HashMap<Uid, Wanted>,
+    handle: Handle,
+    /// Where the keyring's tasks run.
+    tasks: tokio::runtime::Handle,
+}
+
+impl OnNode {
+    fn is_kubepods(&self, id: u64) -> bool {
+        self.maps.cgroup(id).is_some_and(|entry| entry.state == CgroupEntry::KUBEPODS)
+    }
+}
+
+impl Node for OnNode {
+    fn host_cookie(&self) -> u64 {
+        self.host_cookie
+    }
+
+    fn set_pod(&self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure> {
+        self.maps.set_pod(cookie, entry)
+    }
+
+    fn remove_pod(&self, cookie: u64) -> Result<(), MapFailure> {
+        self.maps.remove_pod(cookie)
+    }
+
+    fn set_cgroup(&self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure> {
+        self.maps.set_cgroup(id, entry)
+    }
+
+    fn remove_cgroup(&self, id: u64) -> Result<(), MapFailure> {
+        self.maps.remove_cgroup(id)
+    }
+
+    fn set_addr(&self, address: IpAddr, entry: AddrEntry) -> Result<(), MapFailure> {
+        self.maps.set_addr(address, entry)
+    }
+
+    fn remove_addr(&self, address: IpAddr, cookie: u64) -> Result<(), MapFailure> {
+        self.maps.remove_addr(address, cookie)
+    }
+
+    fn set_listener(&self, listener: &Listener) -> Result<(), MapFailure> {
+        self.maps.set_listener(listener.address, listener.port, &listener.socket)
+    }
+
+    fn attach_pod(&mut self, netns: &Netns) -> Result<(), String> {
+        self.kernel.attach_pod(netns).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    }
+
+    fn detach_pod(&self, cookie: u64) {
+        if let Err(error) = self.kernel.detach_pod(cookie) {
+            tracing::warn!(cookie, %error, "a pod's sk_lookup hook could not be detached");
+        }
+    }
+
+    fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool {
+        let known = self.wanted.get(uid).is_some_and(|wanted| wanted.identity() == identity);
+        if !known {
+            let wanted = {
+                let _on_it = self.tasks.enter();
+                self.keyring.want(identity)
+            };
+            self.wanted.insert(uid.clone(), wanted);
+            let (keyring, handle) = (self.keyring.clone(), self.handle.clone());
+            let (uid, identity) = (uid.clone(), identity.clone());
+            self.tasks.spawn(async move {
+                // An error means that nobody wants it any more.
+                if keyring.ready(&identity).await.is_ok() {
+                    handle.send(Input::Certified(uid));
+                }
+            });
+        }
+        self.keyring.certificate(identity).is_some()
+    }
+
+    fn certificate_done(&mut self, uid: &Uid) {
+        self.wanted.remove(uid);
+    }
+
+    fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>) {
+        self.acceptor.serve(pod, listeners);
+    }
+
+    fn release(&self, uid: &Uid) {
+        self.acceptor.release(uid);
+    }
+
+    fn report_captured(&self, uid: &Uid) {
+        self.client.report(uid.clone(), Capture::Captured);
+    }
+
+    fn report_leaving(&self, uid: &Uid) {
+        self.client.report(uid.clone(), Capture::Leaving);
+    }
+
+    fn report_gone(&self, uid: &Uid) {
+        self.client.report(uid.clone(), Capture::Gone { reason: String::new() });
+    }
+}

@@ -1,0 +1,480 @@
+//! One pod's way into the mesh and out of it.
+//!
+//! ```text
+//!            no label                      label, agent ready
+//! unknown ──────────▶ excluded ─────────────────────────────────▶ captured
+//!    │                    ▲                                         │  ▲
+//!    └── label ──▶ pending ── namespace, address, certificate ──────┘  │ label again
+//!                         │                                            │
+//!                         └──── peers know, or 30 s ◀──── leaving ◀────┘ no label
+//! any state ── cgroup gone or empty ──▶ released
+//! ```
+//!
+//! A running excluded pod goes to captured in one step, once everything is in place; a pod that was labelled before it
+//! was known is refused until then. `Entry::drive` looks at what is wanted and what is there and takes the next step;
+//! it is called after every event and keeps no memory of events, so a lost or doubled one does no harm.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
+use mesh_model::{Identity, Phase, PodState, Reason, Tunnel, Uid, Workload};
+use tokio_util::sync::CancellationToken;
+
+use super::find::{self, Sandbox};
+use super::listeners::{self, Listener};
+use super::pod::Pod;
+use crate::kernel::MapFailure;
+use crate::kernel::maps::addr;
+use crate::netns::Netns;
+
+/// How long a leaving pod's listeners wait for the peers at most.
+const LEAVE_AT_MOST: Duration = Duration::from_secs(30);
+/// How long they go on after the peers know: for connections that were being opened at that moment.
+const LEAVE_AFTER_ALL_KNOW: Duration = Duration::from_millis(500);
+
+/// What a step needs of the rest of the agent. The actor implements it; tests may.
+pub(super) trait Node {
+    /// Cookie of the host's network namespace.
+    fn host_cookie(&self) -> u64;
+    fn set_pod(&self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure>;
+    fn remove_pod(&self, cookie: u64) -> Result<(), MapFailure>;
+    fn set_cgroup(&self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure>;
+    fn remove_cgroup(&self, id: u64) -> Result<(), MapFailure>;
+    fn set_addr(&self, address: IpAddr, entry: AddrEntry) -> Result<(), MapFailure>;
+    fn remove_addr(&self, address: IpAddr, cookie: u64) -> Result<(), MapFailure>;
+    fn set_listener(&self, listener: &Listener) -> Result<(), MapFailure>;
+    fn attach_pod(&mut self, netns: &Netns) -> Result<(), String>;
+    fn detach_pod(&self, cookie: u64);
+    /// Whether a valid certificate is there; asks for one otherwise, and has the pod driven again when it comes.
+    fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool;
+    /// The certificate is no longer needed for this pod.
+    fn certificate_done(&mut self, uid: &Uid);
+    fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>);
+    /// The pod is let go: what the data path keeps for it may go.
+    fn release(&self, uid: &Uid);
+    fn report_captured(&self, uid: &Uid);
+    fn report_leaving(&self, uid: &Uid);
+    fn report_gone(&self, uid: &Uid);
+}
+
+/// A pod of this node.
+pub(super) struct Entry {
+    uid: Uid,
+    /// The last that the controller said; kept while the pod lives even when the API has forgotten it.
+    workload: Option<Arc<Workload>>,
+    /// The API knows the pod no more.
+    forgotten: bool,
+    /// Kubelet's log directory names a bootstrap namespace: namespace and name.
+    bootstrap: Option<(String, String)>,
+    cgroup: Option<(PathBuf, u64)>,
+    netns: Option<Arc<Netns>>,
+    stage: Stage,
+    reason: Option<Reason>,
+}
+
+enum Stage {
+    /// Nothing in the kernel says what it is.
+    Unknown,
+    Excluded,
+    Pending,
+    Captured(Arc<Pod>),
+    Leaving {
+        pod: Arc<Pod>,
+        until: Instant,
+    },
+}
+
+/// What is wanted of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Nothing,
+    Excluded,
+    Captured,
+}
+
+/// When a pod must be looked at again, if nothing happens before.
+pub(super) type Again = Option<Duration>;
+
+impl Entry {
+    pub(super) fn new(uid: Uid) -> Self {
+        Self {
+            uid,
+            workload: None,
+            forgotten: false,
+            bootstrap: None,
+            cgroup: None,
+            netns: None,
+            stage: Stage::Unknown,
+            reason: None,
+        }
+    }
+
+    pub(super) fn set_workload(&mut self, workload: Arc<Workload>) {
+        self.workload = Some(workload);
+        self.forgotten = false;
+    }
+
+    /// The API has forgotten the pod: its capture ends with its cgroup, not now.
+    pub(super) fn set_forgotten(&mut self) {
+        self.forgotten = true;
+    }
+
+    /// Neither the node nor the API has the pod.
+    pub(super) fn is_over(&self) -> bool {
+        self.cgroup.is_none() && (self.forgotten || self.workload.is_none())
+    }
+
+    pub(super) fn set_bootstrap(&mut self, namespace: String, name: String) {
+        self.bootstrap = Some((namespace, name));
+    }
+
+    pub(super) fn set_cgroup(&mut self, path: PathBuf, id: u64) {
+        self.cgroup = Some((path, id));
+    }
+
+    pub(super) fn workload(&self) -> Option<&Arc<Workload>> {
+        self.workload.as_ref()
+    }
+
+    pub(super) fn bootstrap(&self) -> Option<&(String, String)> {
+        self.bootstrap.as_ref()
+    }
+
+    pub(super) fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    pub(super) fn has_cgroup(&self) -> bool {
+        self.cgroup.is_some()
+    }
+
+    pub(super) fn cgroup_id(&self) -> Option<u64> {
+        self.cgroup.as_ref().map(|(_, id)| *id)
+    }
+
+    pub(super) fn cookie(&self) -> Option<u64> {
+        self.netns.as_ref().map(|netns| netns.cookie())
+    }
+
+    /// What `meshctl pods` says. A leaving pod's new connections are untouched.
+    pub(super) fn state(&self) -> PodState {
+        match self.stage {
+            Stage::Unknown => PodState::Unknown,
+            Stage::Excluded | Stage::Leaving { .. } => PodState::Excluded,
+            Stage::Pending => PodState::Pending,
+            Stage::Captured(_) => PodState::Captured,
+        }
+    }
+
+    /// The peers of a leaving pod have all been told.
+    pub(super) fn peers_know(&mut self) {
+        if let Stage::Leaving { until, .. } = &mut self.stage {
+            *until = (*until).min(Instant::now() + LEAVE_AFTER_ALL_KNOW);
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        match &self.workload {
+            Some(workload) if workload.host_network => Wanted::Excluded,
+            Some(workload) if workload.tunnel == Tunnel::Foreign => Wanted::Excluded,
+            // It ran to its end under the state it had; what is left of its processes keeps it.
+            Some(workload) if workload.phase == Phase::Finished => match self.stage {
+                Stage::Captured(_) => Wanted::Captured,
+                _ => Wanted::Excluded,
+            },
+            Some(workload) if workload.enrolled => Wanted::Captured,
+            Some(_) => Wanted::Excluded,
+            None if self.bootstrap.is_some() => Wanted::Excluded,
+            None => Wanted::Nothing,
+        }
+    }
+
+    /// Takes the next step towards what is wanted.
+    pub(super) fn drive(&mut self, node: &mut impl Node) -> Again {
+        let Some((path, id)) = self.cgroup.clone() else {
+            self.let_go(node);
+            return None;
+        };
+        let again = match self.wanted() {
+            Wanted::Nothing => Ok(None),
+            Wanted::Excluded => self.exclude(node, &path, id),
+            Wanted::Captured => self.capture(node, &path, id),
+        };
+        again.unwrap_or_else(|error| {
+            self.reason = Some(if error.is_full() { Reason::MapFull } else { Reason::CaptureFailed });
+            tracing::error!(uid = %self.uid, error = &error as &dyn std::error::Error, "a pod could not be recorded in the kernel");
+            Some(Duration::from_secs(1))
+        })
+    }
+
+    fn exclude(
+        &mut self,
+        node: &mut impl Node,
+        path: &std::path::Path,
+        id: u64,
+    ) -> Result<Again, MapFailure> {
+        self.reason = self
+            .workload
+            .as_ref()
+            .and_then(|workload| (workload.host_network && workload.enrolled).then_some(Reason::HostNetwork));
+        match std::mem::replace(&mut self.stage, Stage::Excluded) {
+            Stage::Captured(pod) => return self.leave(node, pod, id).map(Some),
+            Stage::Leaving { pod, until } => {
+                let left = until.saturating_duration_since(Instant::now());
+                if !left.is_zero() {
+                    self.stage = Stage::Leaving { pod, until };
+                    return Ok(Some(left));
+                }
+                self.withdraw(node, &pod);
+                tracing::info!(uid = %self.uid, "left the mesh");
+            }
+            Stage::Pending => node.certificate_done(&self.uid),
+            Stage::Unknown | Stage::Excluded => {}
+        }
+        let cookie = self.cookie().unwrap_or(0);
+        node.set_cgroup(
+            id,
+            CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_EXCLUDED, reserved: 0 },
+        )?;
+        if self.workload.as_ref().is_some_and(|workload| workload.host_network) {
+            return Ok(None);
+        }
+        // Known by its namespace too, its connects are recognised without a walk up the cgroups.
+        match self.find_netns(node, path) {
+            Ok(true) => {
+                let entry = PodEntry { state: PodEntry::STATE_EXCLUDED, ..PodEntry::default() };
+                node.set_pod(self.cookie().unwrap_or(0), entry).map(|()| None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn capture(
+        &mut self,
+        node: &mut impl Node,
+        path: &std::path::Path,
+        id: u64,
+    ) -> Result<Again, MapFailure> {
+        match std::mem::replace(&mut self.stage, Stage::Pending) {
+            Stage::Captured(pod) => {
+                if find::is_populated(path) && self.same_sandbox(node, path, &pod) {
+                    self.stage = Stage::Captured(pod);
+                    return Ok(None);
+                }
+                // The sandbox is gone; another one may come in the same cgroup, and is refused until it is taken in.
+                self.withdraw(node, &pod);
+                self.drop_netns(node)?;
+            }
+            Stage::Leaving { pod, .. } => {
+                self.set_captured(node, &pod, id)?;
+                self.stage = Stage::Captured(pod);
+                self.reason = None;
+                node.report_captured(&self.uid);
+                return Ok(None);
+            }
+            // Until everything is in place a running pod goes on as it was, and a new one is refused.
+            Stage::Excluded => self.stage = Stage::Excluded,
+            Stage::Unknown | Stage::Pending => {}
+        }
+        if matches!(self.stage, Stage::Pending) {
+            let entry = CgroupEntry { netns_cookie: 0, state: PodEntry::STATE_PENDING, reserved: 0 };
+            node.set_cgroup(id, entry)?;
+        }
+        let Some(workload) = self.workload.clone() else { return Ok(None) };
+        // Asked for before the namespace is there: the two come at the same time.
+        let certified = node.certificate_ready(&self.uid, &workload.identity);
+        match self.find_netns(node, path) {
+            Ok(true) => {}
+            Ok(false) => return Ok(self.wait(Reason::NoNetns, Duration::from_millis(20))),
+            Err(error) => {
+                tracing::warn!(uid = %self.uid, %error, "cannot look at a pod's network namespace");
+                return Ok(self.wait(Reason::NoNetns, Duration::from_millis(500)));
+            }
+        }
+        let Some(netns) = self.netns.clone() else { return Ok(None) };
+        if matches!(self.stage, Stage::Pending) {
+            let entry = PodEntry { state: PodEntry::STATE_PENDING, ..PodEntry::default() };
+            node.set_pod(netns.cookie(), entry)?;
+        }
+        let addresses = own_addresses(&workload, &netns);
+        if addresses.is_empty() {
+            return Ok(self.wait(Reason::NoAddress, Duration::from_millis(50)));
+        }
+        if !certified {
+            // The certificate's arrival drives the pod again.
+            return Ok(self.wait(Reason::NoCertificate, Duration::from_secs(1)));
+        }
+        let pod = Arc::new(Pod { workload, netns, addresses, released: CancellationToken::new() });
+        match self.enroll(node, &pod, id) {
+            Ok(()) => {
+                tracing::info!(uid = %self.uid, identity = %pod.identity(), addresses = ?pod.addresses, "captured");
+                self.stage = Stage::Captured(pod);
+                self.reason = None;
+                node.report_captured(&self.uid);
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::error!(uid = %self.uid, error, "a pod could not be captured; its connections are refused");
+                self.withdraw(node, &pod);
+                Ok(self.wait(Reason::CaptureFailed, Duration::from_secs(1)))
+            }
+        }
+    }
+
+    fn wait(&mut self, reason: Reason, again: Duration) -> Again {
+        self.reason = Some(reason);
+        Some(again)
+    }
+
+    /// Listeners first, then what steers to them, then what sends to them.
+    fn enroll(&self, node: &mut impl Node, pod: &Arc<Pod>, id: u64) -> Result<(), String> {
+        let listeners =
+            listeners::open(&pod.netns, &pod.addresses).map_err(|error: io::Error| error.to_string())?;
+        for listener in &listeners {
+            node.set_listener(listener).map_err(|error| chain(&error))?;
+        }
+        node.accept(pod, listeners);
+        node.attach_pod(&pod.netns)?;
+        self.set_captured(node, pod, id).map_err(|error| chain(&error))
+    }
+
+    fn set_captured(&self, node: &impl Node, pod: &Pod, id: u64) -> Result<(), MapFailure> {
+        let cookie = pod.netns.cookie();
+        for address in &pod.addresses {
+            let entry = AddrEntry { netns_cookie: cookie, state: AddrEntry::CAPTURED, reserved: 0 };
+            node.set_addr(*address, entry)?;
+        }
+        let of_family = |v4: bool| pod.addresses.iter().find(|a| a.is_ipv4() == v4).map(|a| addr(*a));
+        let entry = PodEntry {
+            state: PodEntry::STATE_CAPTURED,
+            reserved: 0,
+            addr4: of_family(true).unwrap_or_default(),
+            addr6: of_family(false).unwrap_or_default(),
+        };
+        node.set_pod(cookie, entry)?;
+        node.set_cgroup(
+            id,
+            CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_CAPTURED, reserved: 0 },
+        )
+    }
+
+    /// First the pod's own connects, then what arrives in plaintext; HBONE stays until the peers know.
+    fn leave(&mut self, node: &mut impl Node, pod: Arc<Pod>, id: u64) -> Result<Duration, MapFailure> {
+        let cookie = pod.netns.cookie();
+        let until = Instant::now() + LEAVE_AT_MOST;
+        self.stage = Stage::Leaving { pod: pod.clone(), until };
+        node.set_cgroup(
+            id,
+            CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_EXCLUDED, reserved: 0 },
+        )?;
+        node.set_pod(cookie, PodEntry { state: PodEntry::STATE_EXCLUDED, ..PodEntry::default() })?;
+        for address in &pod.addresses {
+            let entry = AddrEntry { netns_cookie: cookie, state: AddrEntry::LEAVING, reserved: 0 };
+            node.set_addr(*address, entry)?;
+        }
+        node.report_leaving(&self.uid);
+        tracing::info!(uid = %self.uid, "leaving the mesh: telling the peers");
+        Ok(LEAVE_AT_MOST)
+    }
+
+    /// Takes down what `enroll` put up; what was never put up is skipped by the kernel.
+    fn withdraw(&self, node: &mut impl Node, pod: &Pod) {
+        let cookie = pod.netns.cookie();
+        node.detach_pod(cookie);
+        for address in &pod.addresses {
+            if let Err(error) = node.remove_addr(*address, cookie) {
+                tracing::warn!(uid = %self.uid, error = &error as &dyn std::error::Error, "an address stays recorded");
+            }
+        }
+        // Closes the listeners, which takes them out of their map.
+        pod.released.cancel();
+        node.release(&self.uid);
+        node.certificate_done(&self.uid);
+        node.report_gone(&self.uid);
+    }
+
+    /// The pod's cgroup is gone.
+    fn let_go(&mut self, node: &mut impl Node) {
+        match std::mem::replace(&mut self.stage, Stage::Unknown) {
+            Stage::Captured(pod) | Stage::Leaving { pod, .. } => {
+                self.withdraw(node, &pod);
+                tracing::info!(uid = %self.uid, "let go: its cgroup is gone");
+            }
+            Stage::Pending => node.certificate_done(&self.uid),
+            Stage::Unknown | Stage::Excluded => {}
+        }
+        self.reason = None;
+        if let Err(error) = self.drop_netns(node) {
+            tracing::warn!(uid = %self.uid, error = &error as &dyn std::error::Error, "a namespace stays recorded");
+        }
+    }
+
+    /// The pod's cgroup directory was removed: forgets it in the kernel; `drive` lets go of the rest.
+    pub(super) fn cgroup_gone(&mut self, node: &impl Node) {
+        if let Some((_, id)) = self.cgroup.take()
+            && let Err(error) = node.remove_cgroup(id)
+        {
+            tracing::warn!(uid = %self.uid, error = &error as &dyn std::error::Error, "a cgroup stays recorded");
+        }
+    }
+
+    fn drop_netns(&mut self, node: &impl Node) -> Result<(), MapFailure> {
+        match self.netns.take() {
+            Some(netns) => node.remove_pod(netns.cookie()),
+            None => Ok(()),
+        }
+    }
+
+    fn find_netns(&mut self, node: &impl Node, path: &std::path::Path) -> io::Result<bool> {
+        let known = self.cookie();
+        match find::sandbox(path, node.host_cookie(), known)? {
+            Sandbox::Own(netns) => {
+                if known != Some(netns.cookie()) {
+                    if let Some(old) = self.netns.take()
+                        && let Err(error) = node.remove_pod(old.cookie())
+                    {
+                        tracing::warn!(uid = %self.uid, error = &error as &dyn std::error::Error, "a namespace stays recorded");
+                    }
+                    self.netns = Some(Arc::new(netns));
+                }
+                Ok(true)
+            }
+            Sandbox::NotYet => Ok(self.netns.is_some()),
+        }
+    }
+
+    fn same_sandbox(&self, node: &impl Node, path: &std::path::Path, pod: &Pod) -> bool {
+        let known = pod.netns.cookie();
+        match find::sandbox(path, node.host_cookie(), Some(known)) {
+            Ok(Sandbox::Own(netns)) => netns.cookie() == known,
+            // Processes that cannot be looked at are no reason to let go.
+            Ok(Sandbox::NotYet) | Err(_) => true,
+        }
+    }
+}
+
+/// What the Pod object says, or else what the namespace has; at most one of each family.
+fn own_addresses(workload: &Workload, netns: &Netns) -> Vec<IpAddr> {
+    let mut own: Vec<IpAddr> = Vec::new();
+    for address in workload.owned_addresses() {
+        if !own.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            own.push(*address);
+        }
+    }
+    if own.is_empty() { listeners::addresses_of(netns).unwrap_or_default() } else { own }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
+}

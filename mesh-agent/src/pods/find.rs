@@ -1,0 +1,144 @@
+//! From a pod's UID to its cgroup and network namespace, and back.
+//!
+//! Kubelet makes one directory a pod, before its sandbox, in one of two layouts:
+//!
+//! ```text
+//! cgroupfs  kubepods/{,burstable/,besteffort/}pod<UID>/<container>
+//! systemd   kubepods.slice/{,kubepods-burstable.slice/…}kubepods-burstable-pod<UID with _ for ->.slice/<container>.scope
+//! ```
+//!
+//! Also below one more `kubelet…` directory (nested nodes, `--cgroup-root`). Nothing is written.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mesh_model::Uid;
+
+use crate::netns::Netns;
+
+#[cfg(test)]
+mod tests;
+
+/// What a directory of the cgroup tree is to kubelet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Directory {
+    /// The top of all pods.
+    Kubepods,
+    /// A quality-of-service class, or a directory in which `kubepods` may be: looked into.
+    Between,
+    /// One pod.
+    Pod(Uid),
+    /// Nothing of kubelet's.
+    Other,
+}
+
+/// Reads a directory's name.
+pub(super) fn classify(name: &str) -> Directory {
+    if let Some(uid) = pod_uid(name) {
+        return Directory::Pod(uid);
+    }
+    let bare = name.strip_suffix(".slice").unwrap_or(name);
+    match bare {
+        "kubepods" => Directory::Kubepods,
+        _ if bare.ends_with("-kubepods") => Directory::Kubepods,
+        "burstable" | "besteffort" => Directory::Between,
+        _ if bare.ends_with("kubepods-burstable") || bare.ends_with("kubepods-besteffort") => {
+            Directory::Between
+        }
+        _ if bare.starts_with("kubelet") => Directory::Between,
+        _ => Directory::Other,
+    }
+}
+
+/// Every top of kubelet's pods below `root`.
+pub fn kubepods(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            match entry.file_name().to_str().map(classify) {
+                Some(Directory::Kubepods) => found.push(entry.path()),
+                Some(Directory::Between) => open.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// `pod<UID>` or `kubepods[-class]-pod<UID_>.slice`. A UID has letters, digits and dashes (a static pod's has no dash).
+fn pod_uid(name: &str) -> Option<Uid> {
+    let uid = match name.strip_suffix(".slice") {
+        Some(slice) => slice.rsplit_once("-pod").map(|(_, uid)| uid.replace('_', "-"))?,
+        None => name.strip_prefix("pod")?.to_owned(),
+    };
+    let plausible = uid.len() >= 8 && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    plausible.then(|| Uid::new(&uid))
+}
+
+/// Every process in a cgroup and below it. Processes of other pid namespaces show as 0 and are left out.
+pub(super) fn processes(cgroup: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut open = vec![cgroup.to_owned()];
+    while let Some(directory) = open.pop() {
+        if let Ok(list) = fs::read_to_string(directory.join("cgroup.procs")) {
+            found.extend(list.lines().filter_map(|pid| pid.parse::<u32>().ok()).filter(|pid| *pid != 0));
+        }
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        open.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+    found
+}
+
+/// Whether any process lives in the cgroup or below it. An unreadable or missing cgroup has none.
+pub(super) fn is_populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+}
+
+/// Which network namespace a pod's processes are in.
+#[derive(Debug)]
+pub(super) enum Sandbox {
+    /// No process yet, or only such as are still on their way into the namespace.
+    NotYet,
+    /// Its own.
+    Own(Netns),
+}
+
+/// Looks for the pod's namespace: the first one of its processes that is not the host's. `known` is the namespace it
+/// had before; while a process lives in it, it stays the pod's, whatever else its processes opened since.
+pub(super) fn sandbox(cgroup: &Path, host_cookie: u64, known: Option<u64>) -> io::Result<Sandbox> {
+    let mut candidate = None;
+    for pid in processes(cgroup) {
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let netns = match Netns::open(&path) {
+            Ok(netns) => netns,
+            // The process ended meanwhile.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => continue,
+            Err(error) => return Err(error),
+        };
+        if netns.cookie() == host_cookie {
+            continue;
+        }
+        if Some(netns.cookie()) == known {
+            return Ok(Sandbox::Own(netns));
+        }
+        if candidate.is_none() {
+            candidate = Some(netns);
+        }
+    }
+    Ok(candidate.map_or(Sandbox::NotYet, Sandbox::Own))
+}
+
+/// Pods that kubelet has started, by the directories of its logs: `NAMESPACE_NAME_UID`.
+pub(super) fn logged_pods(pod_logs: &Path) -> Vec<(String, String, Uid)> {
+    let Ok(entries) = fs::read_dir(pod_logs) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| parse_log_directory(entry.file_name().to_str()?)).collect()
+}
+
+fn parse_log_directory(name: &str) -> Option<(String, String, Uid)> {
+    let mut parts = name.splitn(3, '_');
+    let (namespace, pod, uid) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((namespace.to_owned(), pod.to_owned(), Uid::new(uid)))
+}

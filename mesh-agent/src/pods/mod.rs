@@ -1,0 +1,23 @@
+//! The pods of this node: found, taken in, let go.
+//!
+//! ```text
+//! watch (cgroups come and go) ─┐
+//! control (what the world says) ─┼─▶ one actor ─▶ Entry::drive (enroll) ─▶ kernel maps, listeners, reports
+//! keyring (certificates come) ──┘
+//! ```
+//!
+//! One actor owns every pod's state and is alone in writing pods, cgroups, addresses and listeners to the kernel; it
+//! runs on a thread of its own, because looking at cgroups and namespaces blocks for a moment. A pod that needs another
+//! look is driven again after a while, whatever happened.
+
+mod actor;
+mod enroll;
+mod find;
+pub mod listeners;
+mod pod;
+mod watch;
+
+pub use actor::{Handle, PodsConfig, spawn};
+pub use find::kubepods;
+pub use listeners::Listener;
+pub use pod::Pod;

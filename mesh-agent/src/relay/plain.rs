@@ -1,0 +1,131 @@
+//! An application's socket and a plain TCP connection: what is outside the mesh, and what is not yet in it.
+//!
+//! Through one buffer per thread, from socket to socket; only what the other side does not take at once is kept.
+
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::socket::{Direction, Socket, finish, with_scratch};
+use super::{End, Meter, Outcome, Side};
+
+/// Relays until both ends are done or one is broken. Dropped before that, it resets both.
+pub async fn relay_plain(app: TcpStream, peer: TcpStream, meter: &Meter) -> Outcome {
+    let (app, peer) = (Socket::new(app), Socket::new(peer));
+    let end = {
+        let (a, p) = (app.tcp(), peer.tcp());
+        let (mut up, mut down) = (Flow::default(), Flow::default());
+        let mut app_dead = pin!(a.ready(Interest::ERROR));
+        let mut peer_dead = pin!(p.ready(Interest::ERROR));
+        poll_fn(|cx| {
+            let by = if let Err(at) = up.poll(cx, a, p, &meter.sent) {
+                at.side(Side::App, Side::Peer)
+            } else if let Err(at) = down.poll(cx, p, a, &meter.received) {
+                at.side(Side::Peer, Side::App)
+            } else if up.ended && down.ended {
+                return Poll::Ready(End::Clean);
+            } else if !up.is_reading() && app_dead.as_mut().poll(cx).is_ready() {
+                Side::App
+            } else if !down.is_reading() && peer_dead.as_mut().poll(cx).is_ready() {
+                Side::Peer
+            } else {
+                return Poll::Pending;
+            };
+            Poll::Ready(End::Reset { by })
+        })
+        .await
+    };
+    if end == End::Clean {
+        app.close();
+        peer.close();
+    }
+    meter.outcome(end)
+}
+
+/// Where a flow broke.
+enum Broke {
+    Reading,
+    Writing,
+}
+
+impl Broke {
+    fn side(self, from: Side, to: Side) -> Side {
+        match self {
+            Self::Reading => from,
+            Self::Writing => to,
+        }
+    }
+}
+
+/// One direction.
+#[derive(Default)]
+struct Flow {
+    reader: Direction,
+    writer: Direction,
+    /// Read, and not taken by the other side.
+    held: Bytes,
+    ended: bool,
+}
+
+impl Flow {
+    /// Whether a read is waited for, which tells of the end of where it comes from.
+    fn is_reading(&self) -> bool {
+        !self.ended && self.held.is_empty()
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+        moved: &AtomicU64,
+    ) -> Result<(), Broke> {
+        while !self.ended {
+            let step = if self.held.is_empty() {
+                self.pass(cx, from, to)
+            } else {
+                let slice = [IoSlice::new(&self.held)];
+                let written = self.writer.poll_write(cx, to, &slice);
+                written.map_err(|_| Broke::Writing).map_ok(|n| {
+                    self.held.advance(n);
+                    n
+                })
+            };
+            match step {
+                Poll::Ready(Ok(n)) => moved.fetch_add(n as u64, Ordering::Relaxed),
+                Poll::Ready(Err(broke)) => return Err(broke),
+                Poll::Pending => break,
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads, and writes what was read. Returns what was written.
+    fn pass(&mut self, cx: &mut Context<'_>, from: &TcpStream, to: &TcpStream) -> Poll<Result<usize, Broke>> {
+        with_scratch(|scratch| {
+            let read = match self.reader.poll_read(cx, from, scratch) {
+                Poll::Ready(Ok(0)) => {
+                    finish(to);
+                    self.ended = true;
+                    return Poll::Ready(Ok(0));
+                }
+                Poll::Ready(Ok(read)) => &scratch[..read],
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broke::Reading)),
+                Poll::Pending => return Poll::Pending,
+            };
+            let written = match self.writer.poll_write(cx, to, &[IoSlice::new(read)]) {
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broke::Writing)),
+                Poll::Pending => 0,
+            };
+            self.held = Bytes::copy_from_slice(&read[written..]);
+            Poll::Ready(Ok(written))
+        })
+    }
+}

@@ -1,0 +1,309 @@
+//! Keys and values of the maps.
+
+/// The layout's number. An agent that finds pinned maps of another number says so and names `mesh-agent reset`.
+pub type AbiVersion = u32;
+
+/// Declares a type that crosses the kernel boundary: `repr(C)`, no padding (checked), all-zero is a valid value.
+macro_rules! abi {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident: $ty:ty,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        #[repr(C)]
+        pub struct $name { $($(#[$field_meta])* pub $field: $ty,)+ }
+
+        const _: () = assert!(
+            core::mem::size_of::<$name>() == 0 $(+ core::mem::size_of::<$ty>())+,
+            concat!(stringify!($name), " has padding"),
+        );
+
+        // SAFETY: repr(C), Copy, without padding (asserted above) and made of integers only, so any bytes are a value.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $name {}
+    };
+}
+
+abi! {
+    /// An address: IPv6, or IPv4 as `::ffff:a.b.c.d`. All zero: none.
+    pub struct Addr {
+        /// Four words as the kernel holds them: each in network byte order. (Words and not bytes, because the kernel's
+        /// contexts are read by the word, and a compiler that has to take them apart makes code that the verifier
+        /// refuses.)
+        pub words: [u32; 4],
+    }
+}
+
+impl Addr {
+    /// No address.
+    pub const NONE: Self = Self { words: [0; 4] };
+
+    /// An IPv4 address from the word that the kernel holds: network byte order.
+    #[inline(always)]
+    pub const fn v4_word(word: u32) -> Self {
+        Self { words: [0, 0, 0xffff_u32.to_be(), word] }
+    }
+
+    /// An IPv4 address from its four bytes.
+    #[inline(always)]
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self::v4_word(u32::from_ne_bytes(octets))
+    }
+
+    /// An IPv6 address from its sixteen bytes.
+    pub const fn v6(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        let word = u32::from_ne_bytes;
+        Self { words: [word([a, b, c, d]), word([e, f, g, h]), word([i, j, k, l]), word([m, n, o, p])] }
+    }
+
+    /// The sixteen bytes.
+    pub const fn octets(&self) -> [u8; 16] {
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [
+            self.words[0].to_ne_bytes(),
+            self.words[1].to_ne_bytes(),
+            self.words[2].to_ne_bytes(),
+            self.words[3].to_ne_bytes(),
+        ];
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// Whether it is `::ffff:a.b.c.d`.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.words[0] | self.words[1] == 0 && self.words[2] == 0xffff_u32.to_be()
+    }
+
+    /// Whether it is `::`.
+    #[inline(always)]
+    pub const fn is_none(&self) -> bool {
+        self.words[0] | self.words[1] | self.words[2] | self.words[3] == 0
+    }
+
+    /// 127.0.0.0/8 or ::1.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        let [a, b, c, d] = self.words;
+        (self.is_v4() && u32::from_be(d) >> 24 == 127) || (a | b | c == 0 && d == 1_u32.to_be())
+    }
+
+    /// 0.0.0.0 or ::, which Linux connects to loopback.
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        self.is_none() || (self.is_v4() && self.words[3] == 0)
+    }
+
+    /// 169.254.0.0/16 or fe80::/10: never leaves the link, never in the mesh.
+    #[inline(always)]
+    pub const fn is_link_local(&self) -> bool {
+        (self.is_v4() && u32::from_be(self.words[3]) >> 16 == 0xa9fe)
+            || u32::from_be(self.words[0]) & 0xffc0_0000 == 0xfe80_0000
+    }
+}
+
+abi! {
+    /// What the programs must know of the node (`mesh_settings`, element 0).
+    pub struct Settings {
+        /// [`Settings::ABI`] of who wrote it.
+        pub abi: u32,
+        /// 1 once the agent has been told the whole world; before that captured connects are refused.
+        pub world_complete: u32,
+        /// 1: pods that nobody has classified may connect.
+        pub allow_unknown: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// Cookie of the host's network namespace: its processes are never an unknown pod.
+        pub host_cookie: u64,
+    }
+}
+
+impl Settings {
+    /// The layout's number; counts up with every change in this module.
+    pub const ABI: AbiVersion = 1;
+}
+
+abi! {
+    /// A pod, by the cookie of its network namespace.
+    pub struct PodEntry {
+        /// One of the `STATE_` constants.
+        pub state: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// The pod's IPv4 address, or none.
+        pub addr4: Addr,
+        /// The pod's IPv6 address, or none.
+        pub addr6: Addr,
+    }
+}
+
+impl PodEntry {
+    /// Goes through the mesh.
+    pub const STATE_CAPTURED: u32 = 1;
+    /// Labelled, not ready: refused.
+    pub const STATE_PENDING: u32 = 2;
+    /// Untouched.
+    pub const STATE_EXCLUDED: u32 = 3;
+}
+
+abi! {
+    /// A pod's cgroup, or kubelet's (`mesh_cgroups`, by cgroup id).
+    pub struct CgroupEntry {
+        /// Cookie of the pod's network namespace; 0 while it has none.
+        pub netns_cookie: u64,
+        /// A `PodEntry::STATE_` constant, or [`CgroupEntry::KUBEPODS`].
+        pub state: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+impl CgroupEntry {
+    /// The cgroup below which kubelet makes every pod's: who is in it and not known is an unknown pod.
+    pub const KUBEPODS: u32 = 100;
+}
+
+abi! {
+    /// A captured pod's own address (`mesh_addrs`).
+    pub struct AddrEntry {
+        /// Whose.
+        pub netns_cookie: u64,
+        /// [`AddrEntry::CAPTURED`] or [`AddrEntry::LEAVING`].
+        pub state: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+impl AddrEntry {
+    /// Everything from outside is steered to the agent.
+    pub const CAPTURED: u32 = 1;
+    /// Un-labelled: only HBONE is, until the peers know.
+    pub const LEAVING: u32 = 2;
+}
+
+abi! {
+    /// A Service's address and port.
+    pub struct ServiceKey16 {
+        /// The Service's address.
+        pub addr: Addr,
+        /// The port; 0 stands for the address itself.
+        pub port: u32,
+    }
+}
+
+abi! {
+    /// What the kernel knows of a Service's port.
+    pub struct ServiceState {
+        /// 1: refuse, there is no ready endpoint.
+        pub no_endpoint: u32,
+    }
+}
+
+abi! {
+    /// One of the agent's listeners.
+    pub struct ListenerKey {
+        /// The pod's address.
+        pub addr: Addr,
+        /// One of the port constants of [`ListenerKey`].
+        pub port: u32,
+    }
+}
+
+impl ListenerKey {
+    /// Outbound capture.
+    pub const OUTBOUND: u32 = 15001;
+    /// Inbound plaintext capture.
+    pub const PLAINTEXT: u32 = 15006;
+    /// HBONE.
+    pub const HBONE: u32 = 15008;
+    /// All three.
+    pub const ALL: [u32; 3] = [Self::OUTBOUND, Self::PLAINTEXT, Self::HBONE];
+}
+
+abi! {
+    /// The client's end of a redirected connection.
+    pub struct NoteKey {
+        /// The client's network namespace.
+        pub netns_cookie: u64,
+        /// The client's source address.
+        pub addr: Addr,
+        /// The client's source port.
+        pub port: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+abi! {
+    /// An address and port.
+    pub struct Endpoint16 {
+        /// The address.
+        pub addr: Addr,
+        /// The port.
+        pub port: u32,
+    }
+}
+
+abi! {
+    /// Both ends of a delivery, as the application's side sees them.
+    pub struct DeliveryKey {
+        /// The agent's source: loopback for IPv4, the pod's own address for IPv6.
+        pub src: Addr,
+        /// The pod's own address.
+        pub dst: Addr,
+        /// The agent's source port.
+        pub src_port: u32,
+        /// The application's port.
+        pub dst_port: u32,
+    }
+}
+
+abi! {
+    /// What a socket carries with it (`mesh_notes`, socket storage).
+    pub struct SockNote {
+        /// An address.
+        pub addr: Addr,
+        /// A port.
+        pub port: u32,
+        /// One of the constants: what the address is.
+        pub kind: u32,
+    }
+}
+
+impl SockNote {
+    /// On a captured client's socket: what it dialled.
+    pub const DIALLED: u32 = 1;
+    /// On the agent's accepted socket: what the client dialled.
+    pub const ORIGINAL: u32 = 2;
+    /// On the agent's own connecting socket: on whose behalf it delivers.
+    pub const DELIVERS: u32 = 3;
+    /// On an application's accepted socket: who dialled.
+    pub const CLIENT: u32 = 4;
+    /// On the agent's own connecting socket: the delivery could not be noted, the application would be told the agent's
+    /// address.
+    pub const LOST: u32 = 5;
+}
+
+/// Events that the programs count (`mesh_counted`). Numbers are part of the ABI: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Counter {
+    /// Connects redirected to the agent.
+    Redirected = 0,
+    /// Connections from outside steered to the plaintext listener.
+    SteeredPlaintext = 1,
+    /// Connections from outside steered to the HBONE listener.
+    SteeredHbone = 2,
+    /// Deliveries handed to an application.
+    Delivered = 3,
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+    /// All, in the order of their numbers, with the word used in metrics.
+    pub const ALL: [(Counter, &'static str); Self::COUNT as usize] = [
+        (Counter::Redirected, "redirected"),
+        (Counter::SteeredPlaintext, "steered_plaintext"),
+        (Counter::SteeredHbone, "steered_hbone"),
+        (Counter::Delivered, "delivered"),
+    ];
+}

@@ -1,0 +1,80 @@
+//! Names that both halves, `bpftool` and people use, and the size of every map.
+
+/// BPF programs, as `bpftool prog` shows them: at most 15 bytes.
+pub mod programs {
+    /// `cgroup/connect4`: the outbound hook for IPv4.
+    pub const CONNECT4: &str = "mesh_connect4";
+    /// `cgroup/connect6`: the outbound hook for IPv6 and IPv4-mapped IPv6.
+    pub const CONNECT6: &str = "mesh_connect6";
+    /// `cgroup/getpeername4`: the address that was dialled, or that dialled.
+    pub const PEERNAME4: &str = "mesh_peername4";
+    /// `cgroup/getpeername6`.
+    pub const PEERNAME6: &str = "mesh_peername6";
+    /// `sockops`: files and hands over notes.
+    pub const SOCKOPS: &str = "mesh_sockops";
+    /// `sk_lookup`: steers what arrives at a pod.
+    pub const SK_LOOKUP: &str = "mesh_sk_lookup";
+}
+
+/// BPF maps, as they are pinned below `weft/maps/`: at most 15 bytes.
+pub mod maps {
+    /// `Settings` of the node, one element.
+    pub const SETTINGS: &str = "mesh_settings";
+    /// Cgroup ids whose processes every hook lets pass: the agent's own.
+    pub const SELF: &str = "mesh_self";
+    /// Network namespace cookie -> `PodEntry`.
+    pub const PODS: &str = "mesh_pods";
+    /// Cgroup id -> `CgroupEntry`.
+    pub const CGROUPS: &str = "mesh_cgroups";
+    /// A captured pod's own address -> `AddrEntry`.
+    pub const ADDRS: &str = "mesh_addrs";
+    /// `ServiceKey16` -> `ServiceState`; the row with port 0 says that the address is a Service's.
+    pub const SERVICES: &str = "mesh_services";
+    /// `ListenerKey` -> the agent's listening socket.
+    pub const LISTENERS: &str = "mesh_listeners";
+    /// `NoteKey` -> where a redirected connection was going. LRU.
+    pub const ORIGINALS: &str = "mesh_originals";
+    /// `DeliveryKey` -> on whose behalf the agent delivers. Not LRU: an application must never see a bare loopback client.
+    pub const DELIVERY: &str = "mesh_delivery";
+    /// Socket storage: `SockNote`.
+    pub const NOTES: &str = "mesh_notes";
+    /// Per-CPU counters of refusals, by `Refusal`.
+    pub const REFUSED: &str = "mesh_refused";
+    /// Per-CPU counters of events, by `Counter`.
+    pub const COUNTED: &str = "mesh_counted";
+
+    /// All maps that are pinned.
+    pub const ALL: [&str; 12] = [
+        SETTINGS, SELF, PODS, CGROUPS, ADDRS, SERVICES, LISTENERS, ORIGINALS, DELIVERY, NOTES, REFUSED,
+        COUNTED,
+    ];
+
+    /// Entries of [`SELF`].
+    pub const SELF_MAX: usize = 16;
+    /// Entries of [`PODS`]: pods of one node.
+    pub const PODS_MAX: usize = 4096;
+    /// Entries of [`CGROUPS`].
+    pub const CGROUPS_MAX: usize = 8192;
+    /// Entries of [`ADDRS`]: two a pod.
+    pub const ADDRS_MAX: usize = 8192;
+    /// Entries of [`SERVICES`]: one a port, and one an address.
+    pub const SERVICES_MAX: usize = 65536;
+    /// Entries of [`LISTENERS`]: three an address.
+    pub const LISTENERS_MAX: usize = 24576;
+    /// Entries of [`ORIGINALS`].
+    pub const ORIGINALS_MAX: usize = 65536;
+    /// Entries of [`DELIVERY`]: deliveries between SYN and accept.
+    pub const DELIVERY_MAX: usize = 65536;
+}
+
+/// Where things are pinned, below the directory that `--bpffs` names.
+pub mod paths {
+    /// The product's directory.
+    pub const ROOT: &str = "weft";
+    /// Maps, by name, below [`ROOT`].
+    pub const MAPS: &str = "maps";
+    /// Links of the node's hooks, by program name, below [`ROOT`].
+    pub const LINKS: &str = "links";
+    /// `sk_lookup` links, by network namespace cookie, below [`ROOT`].
+    pub const PODS: &str = "pods";
+}

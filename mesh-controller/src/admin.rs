@@ -1,0 +1,41 @@
+//! What the controller says of itself: status on the unix socket, metrics and readiness on TCP.
+
+use std::sync::Arc;
+
+use mesh_model::TrustDomain;
+use mesh_telemetry::api::ControllerStatus;
+use mesh_telemetry::http::{Response, Routes};
+use mesh_telemetry::metrics::{self, Registry};
+use mesh_telemetry::readiness::Ready;
+
+use crate::publish::Hub;
+
+/// What the unix socket answers.
+pub fn admin_routes(
+    hub: Arc<Hub>,
+    trust_domain: TrustDomain,
+    ready: &Ready,
+    registry: Arc<Registry>,
+) -> Routes {
+    let status = move |_request| {
+        let (workloads, services) = hub.counts();
+        let status = ControllerStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            trust_domain: trust_domain.to_string(),
+            agents: hub.agent_rows(),
+            workloads: workloads as u64,
+            services: services as u64,
+            files: hub.file_rows(),
+        };
+        std::future::ready(Response::json(&status))
+    };
+    metrics_routes(ready, registry).get("/v1/status", status)
+}
+
+/// What the TCP port answers.
+pub fn metrics_routes(ready: &Ready, registry: Arc<Registry>) -> Routes {
+    Routes::new()
+        .get("/metrics", metrics::endpoint(registry))
+        .get("/readyz", ready.endpoint())
+        .get("/healthz", |_request| std::future::ready(Response::text("ok\n")))
+}

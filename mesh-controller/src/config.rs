@@ -1,0 +1,96 @@
+//! Flags and environment, read and checked once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use mesh_model::TrustDomain;
+use mesh_telemetry::logs::Format;
+
+#[cfg(test)]
+mod tests;
+
+/// The longest lifetime that a workload's certificate may have: certificates are short because there is no revocation.
+const LONGEST: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The shortest: agents renew at half of it.
+const SHORTEST: Duration = Duration::from_secs(60);
+
+/// What the controller is started with.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "mesh-controller",
+    version,
+    about = "Makes a mesh of the objects in a directory: tells every node's agent and signs certificates.",
+    long_about = "Makes a mesh of the objects in a directory: tells every node's agent and signs certificates.\n\n\
+        Reads Kubernetes-shaped YAML and JSON (Namespace, Node, Pod, Service, EndpointSlice, ServiceAccount, List) \
+        below --dir and follows changes. Agents connect to --listen with TLS 1.3 and a token; they verify the \
+        controller by STATE_DIR/root.pem, which is to be copied to them.",
+    after_help = "Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong flags or configuration.\n\
+        Log filter: RUST_LOG, for example RUST_LOG=debug."
+)]
+pub struct Config {
+    /// Directory of YAML and JSON files, read with all that is below it, and followed.
+    #[arg(long, value_name = "DIR", env = "WEFT_DIR")]
+    pub dir: PathBuf,
+
+    /// Address on which agents are served (TLS).
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15010", env = "WEFT_LISTEN")]
+    pub listen: SocketAddr,
+
+    /// SPIFFE trust domain of all identities.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", env = "WEFT_TRUST_DOMAIN")]
+    pub trust_domain: TrustDomain,
+
+    /// Certificate (PEM) of the authority to sign with, then each issuer up to the root. Without it an authority is
+    /// made at first start and kept in the state directory.
+    #[arg(long, value_name = "FILE", requires = "ca_key", env = "WEFT_CA_CERT")]
+    pub ca_cert: Option<PathBuf>,
+
+    /// Private key (PEM, mode 0600) of that authority.
+    #[arg(long, value_name = "FILE", requires = "ca_cert", env = "WEFT_CA_KEY")]
+    pub ca_key: Option<PathBuf>,
+
+    /// Directory for what must outlive a restart: the authority (ca.key, root.pem) and what agents reported
+    /// (captures.json).
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weft", env = "WEFT_STATE_DIR")]
+    pub state_dir: PathBuf,
+
+    /// File of lines `NODE TOKEN` (mode 0600; `#` begins a comment line), read anew for each call.
+    #[arg(long, value_name = "FILE", env = "WEFT_AGENT_TOKENS")]
+    pub agent_tokens: PathBuf,
+
+    /// Unix socket (mode 0600) for status.
+    #[arg(long, value_name = "PATH", default_value = "/run/weft/controller.sock", env = "WEFT_ADMIN_SOCKET")]
+    pub admin_socket: PathBuf,
+
+    /// Address for /metrics and /readyz (plain HTTP).
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15020", env = "WEFT_METRICS_LISTEN")]
+    pub metrics_listen: SocketAddr,
+
+    /// Lifetime of workloads' certificates: a number with s, m, h or d (1m to 90d).
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime, env = "WEFT_CERT_LIFETIME")]
+    pub cert_lifetime: Duration,
+
+    /// How log lines are written: text or json.
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "WEFT_LOG_FORMAT")]
+    pub log_format: Format,
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let form = || "a number followed by s, m, h or d, such as 24h".to_owned();
+    let unit = text.chars().last().ok_or_else(form)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return Err(form()),
+    };
+    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| form())?;
+    let lifetime = Duration::from_secs(number.checked_mul(seconds).ok_or_else(form)?);
+    if !(SHORTEST..=LONGEST).contains(&lifetime) {
+        return Err("from 1m to 90d".into());
+    }
+    Ok(lifetime)
+}

@@ -1,0 +1,304 @@
+//! Facts in, changes of the world out.
+//!
+//! ```text
+//! Fact set / removed ─┐                        ┌─▶ Workload new, different, removed
+//! capture reports ────┴▶ what may be dirty ─▶ flush
+//!                                              └─▶ Service new, different, removed
+//! ```
+//!
+//! Pure and incremental: a change marks the workloads and services that it may concern, and [`Index::flush`] makes
+//! those anew and compares them with what it last gave out. So any number of changes between two flushes costs no
+//! more than what they touch, and changes that cancel out give nothing.
+//!
+//! Invariants: what has been given out is exactly what the facts and reports say, whatever the order in which they
+//! came. Not here: where facts come from, and who is told.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use mesh_model::{Change, Identity, Phase, Service, ServiceKey, Uid, Workload};
+
+mod captures;
+mod endpoints;
+pub mod facts;
+mod workload;
+
+#[cfg(test)]
+mod tests;
+
+pub use captures::{Captures, Report, ReportError, Word};
+use facts::{Fact, Key, Kind, NamespaceFact, PodFact, ServiceFact, SliceFact, matches};
+
+/// Namespace and name.
+type ObjectName = (Arc<str>, Arc<str>);
+/// Namespace, Service and the slice's own name.
+type SliceName = (Arc<str>, Arc<str>, Arc<str>);
+
+/// All facts, and the world that was last made of them.
+#[derive(Debug, Default)]
+pub struct Index {
+    namespaces: HashMap<Arc<str>, NamespaceFact>,
+    pods: BTreeMap<ObjectName, PodFact>,
+    /// Usually one each; more is a mistake in the files, and the first by name stands.
+    by_uid: HashMap<Uid, BTreeSet<ObjectName>>,
+    services: BTreeMap<ObjectName, ServiceFact>,
+    slices: BTreeMap<SliceName, SliceFact>,
+    /// Which Service a slice belongs to, by the slice's name.
+    slice_owner: HashMap<ObjectName, Arc<str>>,
+    captures: Captures,
+
+    dirty_workloads: BTreeSet<Uid>,
+    dirty_services: BTreeSet<ObjectName>,
+
+    /// What was given out.
+    workloads: HashMap<Uid, Workload>,
+    published_services: HashMap<ServiceKey, Service>,
+}
+
+/// Why a node may not have a certificate for an identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no unfinished pod on node {node} runs as {identity}")]
+pub struct NotOnNode {
+    /// The node.
+    pub node: String,
+    /// The identity.
+    pub identity: Identity,
+}
+
+impl Index {
+    /// An empty index that remembers what was reported before a restart.
+    pub fn new(captures: Captures) -> Self {
+        Self { captures, ..Self::default() }
+    }
+
+    /// A fact is new or different.
+    pub fn set(&mut self, fact: Fact) {
+        match fact {
+            Fact::Namespace(namespace) => {
+                let old = self.namespaces.insert(namespace.name.clone(), namespace.clone());
+                if old.and_then(|old| old.capture) != namespace.capture {
+                    self.touch_pods_of(&namespace.name);
+                }
+            }
+            Fact::Pod(pod) => {
+                let name = (pod.namespace.clone(), pod.name.clone());
+                if self.pods.get(&name) == Some(&*pod) {
+                    return;
+                }
+                self.by_uid.entry(pod.uid.clone()).or_default().insert(name.clone());
+                self.touch_services_of(&pod);
+                self.dirty_workloads.insert(pod.uid.clone());
+                let uid = pod.uid.clone();
+                if let Some(old) = self.pods.insert(name.clone(), *pod) {
+                    self.touch_services_of(&old);
+                    if old.uid != uid {
+                        self.forget_uid(&old.uid, &name);
+                    }
+                }
+            }
+            Fact::Service(service) => {
+                let name = (service.key.namespace.clone(), service.key.name.clone());
+                self.dirty_services.insert(name.clone());
+                self.services.insert(name, service);
+            }
+            Fact::Slice(slice) => {
+                let name = (slice.namespace.clone(), slice.name.clone());
+                self.remove_slice(&name);
+                self.dirty_services.insert((slice.namespace.clone(), slice.service.clone()));
+                self.slice_owner.insert(name, slice.service.clone());
+                let key = (slice.namespace.clone(), slice.service.clone(), slice.name.clone());
+                self.slices.insert(key, slice);
+            }
+        }
+    }
+
+    /// An object is gone.
+    pub fn remove(&mut self, key: &Key) {
+        let name = (key.namespace.clone(), key.name.clone());
+        match key.kind {
+            Kind::Namespace => {
+                self.namespaces.remove(&key.name);
+                self.touch_pods_of(&key.name);
+            }
+            Kind::Pod => {
+                if let Some(old) = self.pods.remove(&name) {
+                    self.touch_services_of(&old);
+                    self.forget_uid(&old.uid, &name);
+                }
+            }
+            Kind::Service => {
+                self.services.remove(&name);
+                self.dirty_services.insert(name);
+            }
+            Kind::EndpointSlice => self.remove_slice(&name),
+        }
+    }
+
+    fn remove_slice(&mut self, name: &ObjectName) {
+        let Some(service) = self.slice_owner.remove(name) else { return };
+        self.dirty_services.insert((name.0.clone(), service.clone()));
+        self.slices.remove(&(name.0.clone(), service, name.1.clone()));
+    }
+
+    fn forget_uid(&mut self, uid: &Uid, name: &ObjectName) {
+        if let Some(claimants) = self.by_uid.get_mut(uid) {
+            claimants.remove(name);
+            if claimants.is_empty() {
+                self.by_uid.remove(uid);
+            }
+        }
+        self.dirty_workloads.insert(uid.clone());
+    }
+
+    fn touch_pods_of(&mut self, namespace: &Arc<str>) {
+        let uids: Vec<_> = in_namespace(&self.pods, namespace).map(|(_, pod)| pod.uid.clone()).collect();
+        self.dirty_workloads.extend(uids);
+    }
+
+    fn touch_services_of(&mut self, pod: &PodFact) {
+        for (name, service) in in_namespace(&self.services, &pod.namespace) {
+            if !service.selector.is_empty() && matches(&service.selector, &pod.labels) {
+                self.dirty_services.insert(name.clone());
+            }
+        }
+        // A slice may speak of pods of its own namespace only; those that name this one.
+        for ((namespace, service, _), slice) in slices_in_namespace(&self.slices, &pod.namespace) {
+            let names_it = |endpoint: &facts::SliceEndpoint| {
+                endpoint.pod.as_ref().is_some_and(|reference| reference.name == pod.name)
+            };
+            if slice.endpoints.iter().any(names_it) {
+                self.dirty_services.insert((namespace.clone(), service.clone()));
+            }
+        }
+    }
+
+    /// An agent says what became of a pod of its node. Whether that is news.
+    pub fn report(&mut self, node: &str, uid: &Uid, report: Report) -> Result<bool, ReportError> {
+        let scheduled = self.pod_of(uid).map(|pod| pod.node.clone());
+        let news = self.captures.report(node, uid, report, scheduled.as_deref())?;
+        if news {
+            self.dirty_workloads.insert(uid.clone());
+        }
+        Ok(news)
+    }
+
+    /// What agents reported, to be kept over a restart.
+    pub fn captures(&self) -> &Captures {
+        &self.captures
+    }
+
+    /// The facts are whole for the first time: words kept over a restart whose pods are gone begin to age.
+    pub fn loaded(&mut self) {
+        let workloads = &self.workloads;
+        self.captures.age_all(|uid| workloads.contains_key(uid));
+    }
+
+    /// Brings what is given out up to date; the steps there.
+    pub fn flush(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for uid in std::mem::take(&mut self.dirty_workloads) {
+            match self.make_workload(&uid) {
+                Some(new) => {
+                    self.captures.seen(&uid);
+                    if self.workloads.get(&uid) != Some(&new) {
+                        self.workloads.insert(uid, new.clone());
+                        changes.push(Change::Workload(new));
+                    }
+                }
+                None => {
+                    if self.workloads.remove(&uid).is_some() {
+                        self.captures.age(&uid);
+                        changes.push(Change::WorkloadRemoved(uid));
+                    }
+                }
+            }
+        }
+        for name in std::mem::take(&mut self.dirty_services) {
+            let key = ServiceKey { namespace: name.0.clone(), name: name.1.clone() };
+            match self.make_service(&name) {
+                Some(new) => {
+                    if self.published_services.get(&key) != Some(&new) {
+                        self.published_services.insert(key, new.clone());
+                        changes.push(Change::Service(new));
+                    }
+                }
+                None => {
+                    if self.published_services.remove(&key).is_some() {
+                        changes.push(Change::ServiceRemoved(key));
+                    }
+                }
+            }
+        }
+        changes
+    }
+
+    /// Whether a pod on the node runs as the identity.
+    pub fn may_have(&self, node: &str, identity: &Identity) -> Result<(), NotOnNode> {
+        let namespace: Arc<str> = identity.namespace().into();
+        let runs = |pod: &PodFact| {
+            !node.is_empty()
+                && *pod.node == *node
+                && pod.phase != Phase::Finished
+                && pod.identity == *identity
+        };
+        match in_namespace(&self.pods, &namespace).any(|(_, pod)| runs(pod)) {
+            true => Ok(()),
+            false => Err(NotOnNode { node: node.into(), identity: identity.clone() }),
+        }
+    }
+
+    /// How many workloads were given out.
+    pub fn workload_count(&self) -> usize {
+        self.workloads.len()
+    }
+
+    /// How many services were given out.
+    pub fn service_count(&self) -> usize {
+        self.published_services.len()
+    }
+
+    /// Mistakes that are in no single file.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<_> = self
+            .by_uid
+            .iter()
+            .filter(|(_, claimants)| claimants.len() > 1)
+            .map(|(uid, claimants)| {
+                let names: Vec<_> = claimants.iter().map(|(ns, name)| format!("{ns}/{name}")).collect();
+                format!("pods {} have the same UID {uid}: only the first counts", names.join(", "))
+            })
+            .collect();
+        let mut claims: BTreeMap<_, Vec<&ServiceFact>> = BTreeMap::new();
+        for service in self.services.values() {
+            for address in &service.addresses {
+                claims.entry(address).or_default().push(service);
+            }
+        }
+        for (address, services) in claims.into_iter().filter(|(_, services)| services.len() > 1) {
+            let names: Vec<_> = services.iter().map(|service| service.key.to_string()).collect();
+            problems.push(format!("services {} have the same address {address}", names.join(", ")));
+        }
+        problems.sort_unstable();
+        problems
+    }
+
+    fn pod_of(&self, uid: &Uid) -> Option<&PodFact> {
+        self.pods.get(self.by_uid.get(uid)?.first()?)
+    }
+}
+
+fn in_namespace<'a, T>(
+    all: &'a BTreeMap<ObjectName, T>,
+    namespace: &Arc<str>,
+) -> impl Iterator<Item = (&'a ObjectName, &'a T)> {
+    let namespace = namespace.clone();
+    all.range((namespace.clone(), "".into())..).take_while(move |((of, _), _)| *of == namespace)
+}
+
+fn slices_in_namespace<'a>(
+    all: &'a BTreeMap<SliceName, SliceFact>,
+    namespace: &Arc<str>,
+) -> impl Iterator<Item = (&'a SliceName, &'a SliceFact)> {
+    let namespace = namespace.clone();
+    all.range((namespace.clone(), "".into(), "".into())..).take_while(move |((of, ..), _)| *of == namespace)
+}

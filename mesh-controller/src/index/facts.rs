@@ -1,0 +1,208 @@
+//! What the index needs to know of each object, and nothing more.
+//!
+//! ```text
+//! Kubernetes-shaped object ── Fact::try_from ──▶ NamespaceFact | PodFact | ServiceFact | SliceFact ──▶ Index
+//! ```
+//!
+//! Read strictly and once: what is behind this edge is checked (identities are names, addresses are addresses, ports
+//! are ports), so the index has no error to report. Kinds that say nothing about the mesh (Node, ServiceAccount) are
+//! read for their form and give no fact.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mesh_model::IdentityError;
+
+mod pod;
+mod service;
+mod slice;
+
+#[cfg(test)]
+mod tests;
+
+pub use pod::PodFact;
+pub use service::{ServiceFact, ServicePort, Target};
+pub use slice::{PodReference, SliceEndpoint, SliceFact, SlicePort};
+
+/// The label, on a Namespace or a Pod, that wants a pod in the mesh.
+pub const CAPTURE_LABEL: &str = "weft.dev/capture";
+/// The annotation of a pod that another mesh's agent serves.
+pub const TUNNEL_ANNOTATION: &str = "weft.dev/tunnel";
+
+/// A checked fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// Of a Namespace.
+    Namespace(NamespaceFact),
+    /// Of a Pod.
+    Pod(Box<PodFact>),
+    /// Of a Service.
+    Service(ServiceFact),
+    /// Of an EndpointSlice.
+    Slice(SliceFact),
+}
+
+/// The kinds that give facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Namespace.
+    Namespace,
+    /// Pod.
+    Pod,
+    /// Service.
+    Service,
+    /// EndpointSlice.
+    EndpointSlice,
+}
+
+/// What an object is known by. A Namespace has an empty namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// A Namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceFact {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What its label says; `None` without one.
+    pub capture: Option<bool>,
+}
+
+/// Why an object gives no fact. The object is named by whoever reads the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FactError {
+    /// No name.
+    #[error("metadata.name is missing")]
+    Unnamed,
+    /// A pod without a UID cannot be found on its node.
+    #[error("metadata.uid is missing: a pod is found on its node by its UID, give it one")]
+    NoUid,
+    /// A field holds what it may not.
+    #[error("{field} is {value:?}: {wanted}")]
+    Field {
+        /// Which field.
+        field: String,
+        /// What it holds.
+        value: String,
+        /// What it should hold.
+        wanted: &'static str,
+    },
+    /// Namespace and service account make no identity.
+    #[error("the pod's identity is malformed")]
+    Identity(#[source] IdentityError),
+}
+
+impl Fact {
+    /// What it is known by.
+    pub fn key(&self) -> Key {
+        let (kind, namespace, name) = match self {
+            Self::Namespace(fact) => (Kind::Namespace, "".into(), fact.name.clone()),
+            Self::Pod(fact) => (Kind::Pod, fact.namespace.clone(), fact.name.clone()),
+            Self::Service(fact) => (Kind::Service, fact.key.namespace.clone(), fact.key.name.clone()),
+            Self::Slice(fact) => (Kind::EndpointSlice, fact.namespace.clone(), fact.name.clone()),
+        };
+        Key { kind, namespace, name }
+    }
+}
+
+impl NamespaceFact {
+    /// Reads a Namespace.
+    pub fn new(namespace: &Namespace) -> Result<Self, FactError> {
+        let meta = &namespace.metadata;
+        Ok(Self { name: name(meta)?, capture: capture(meta)? })
+    }
+}
+
+impl Kind {
+    /// As it is written in an object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind.as_str();
+        match self.namespace.is_empty() {
+            true => write!(f, "{kind} {}", self.name),
+            false => write!(f, "{kind} {}/{}", self.namespace, self.name),
+        }
+    }
+}
+
+/// A field that holds what it may not.
+fn bad(field: impl Into<String>, value: impl Into<String>, wanted: &'static str) -> FactError {
+    FactError::Field { field: field.into(), value: value.into(), wanted }
+}
+
+fn name(meta: &ObjectMeta) -> Result<Arc<str>, FactError> {
+    match meta.name.as_deref() {
+        None | Some("") => Err(FactError::Unnamed),
+        Some(name) => kubernetes_name("metadata.name", name),
+    }
+}
+
+fn namespace(meta: &ObjectMeta) -> Result<Arc<str>, FactError> {
+    match meta.namespace.as_deref() {
+        None | Some("") => Ok("default".into()),
+        Some(namespace) => kubernetes_name("metadata.namespace", namespace),
+    }
+}
+
+/// RFC 1123 subdomain. Names end up in log lines, metric labels and file names.
+fn kubernetes_name(field: &'static str, name: &str) -> Result<Arc<str>, FactError> {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = name.as_bytes();
+    if name.len() <= 253 && bytes.iter().copied().all(inner) && edge(bytes.first()) && edge(bytes.last()) {
+        return Ok(name.into());
+    }
+    Err(bad(field, name, "a name is lower-case letters, digits, '-' and '.', at most 253 of them (RFC 1123)"))
+}
+
+/// What the capture label says. A word that is neither is an error: guessing "no" would be plaintext in silence.
+fn capture(meta: &ObjectMeta) -> Result<Option<bool>, FactError> {
+    match meta.labels.as_ref().and_then(|labels| labels.get(CAPTURE_LABEL)).map(String::as_str) {
+        None => Ok(None),
+        Some("enabled") => Ok(Some(true)),
+        Some("disabled") => Ok(Some(false)),
+        Some(other) => Err(bad(format!("label {CAPTURE_LABEL}"), other, "use \"enabled\" or \"disabled\"")),
+    }
+}
+
+fn address(field: &'static str, text: &str) -> Result<IpAddr, FactError> {
+    text.parse::<IpAddr>().map(|ip| ip.to_canonical()).map_err(|_| bad(field, text, "not an IP address"))
+}
+
+fn port(field: &'static str, number: i32) -> Result<u16, FactError> {
+    match u16::try_from(number) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(bad(field, number.to_string(), "a port is from 1 to 65535")),
+    }
+}
+
+/// Kubernetes' default is TCP.
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// Whether labels carry all of a selector's.
+pub(super) fn matches(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}

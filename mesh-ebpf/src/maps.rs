@@ -1,0 +1,65 @@
+//! The maps, with BTF, so that `bpftool map dump pinned …` prints named fields.
+//!
+//! What each holds is said in `mesh_common::maps`; who writes it:
+//!
+//! | map | written by | read by |
+//! |---|---|---|
+//! | settings, self, pods, cgroups, addrs, services, listeners | agent | hooks |
+//! | originals | sockops (client's end) | sockops (agent's end), agent |
+//! | delivery | sockops (agent's end) | `sk_lookup`, sockops (application's end) |
+//! | notes | connect hook, agent, sockops | sockops, peername hook, agent |
+//! | refused, counted | hooks | agent |
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage, SockHash};
+use aya_ebpf::macros::btf_map;
+use mesh_common::{
+    Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey, PodEntry, Refusal,
+    ServiceKey16, ServiceState, Settings, SockNote, maps,
+};
+
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map(name = "mesh_settings")]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map(name = "mesh_self")]
+pub(crate) static SELF: HashMap<u64, u32, { maps::SELF_MAX }> = HashMap::new();
+#[btf_map(name = "mesh_pods")]
+pub(crate) static PODS: HashMap<u64, PodEntry, { maps::PODS_MAX }> = HashMap::new();
+#[btf_map(name = "mesh_cgroups")]
+pub(crate) static CGROUPS: HashMap<u64, CgroupEntry, { maps::CGROUPS_MAX }> = HashMap::new();
+#[btf_map(name = "mesh_addrs")]
+pub(crate) static ADDRS: HashMap<Addr, AddrEntry, { maps::ADDRS_MAX }> = HashMap::new();
+#[btf_map(name = "mesh_services")]
+pub(crate) static SERVICES: HashMap<ServiceKey16, ServiceState, { maps::SERVICES_MAX }, SPARSE> =
+    HashMap::new();
+#[btf_map(name = "mesh_listeners")]
+pub(crate) static LISTENERS: SockHash<ListenerKey, { maps::LISTENERS_MAX }> = SockHash::new();
+#[btf_map(name = "mesh_originals")]
+pub(crate) static ORIGINALS: LruHashMap<NoteKey, Endpoint16, { maps::ORIGINALS_MAX }> = LruHashMap::new();
+#[btf_map(name = "mesh_delivery")]
+pub(crate) static DELIVERY: HashMap<DeliveryKey, Endpoint16, { maps::DELIVERY_MAX }, SPARSE> = HashMap::new();
+#[btf_map(name = "mesh_notes")]
+pub(crate) static NOTES: SkStorage<SockNote> = SkStorage::new();
+#[btf_map(name = "mesh_refused")]
+static REFUSED: PerCpuArray<u64, { Refusal::COUNT as usize }> = PerCpuArray::new();
+#[btf_map(name = "mesh_counted")]
+static COUNTED: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
+
+/// Counts a refusal.
+#[inline(always)]
+pub(crate) fn refused(refusal: Refusal) {
+    if let Some(count) = REFUSED.get_ptr_mut(refusal as u32) {
+        // SAFETY: the slot is this CPU's own, and programs of one CPU do not preempt each other within the addition.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Counts an event.
+#[inline(always)]
+pub(crate) fn counted(counter: Counter) {
+    if let Some(count) = COUNTED.get_ptr_mut(counter as u32) {
+        // SAFETY: as in `refused`.
+        unsafe { *count += 1 };
+    }
+}

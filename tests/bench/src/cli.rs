@@ -1,0 +1,66 @@
+//! Flags of `weft-bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::works::{PATHS, Path, WORKS, Work};
+
+/// Measures the mesh against no mesh: the same programs, the same links, the same run.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weft-bench",
+    version,
+    after_help = "Exit codes: 0 every row was measured, 1 one was not, 2 usage."
+)]
+pub struct Cli {
+    /// Which suite.
+    #[command(subcommand)]
+    pub suite: Suite,
+}
+
+/// What is measured together.
+#[derive(Debug, Subcommand)]
+pub enum Suite {
+    /// Throughput, requests, connections and HTTP through captured pods, and the agents' CPU and memory
+    Datapath(Options),
+}
+
+/// How it is measured.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Put everything of the first node on core 0 and everything of the second on core 1
+    #[arg(long)]
+    pub pin: bool,
+    /// Five rounds of one-second windows, all works in five minutes (otherwise nine rounds of four seconds)
+    #[arg(long)]
+    pub short: bool,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Rounds of each work
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+    /// Only these works
+    #[arg(long, value_name = "WORK,…", value_delimiter = ',', default_values_t = WORKS)]
+    pub works: Vec<Work>,
+    /// Only these paths
+    #[arg(long, value_name = "PATH,…", value_delimiter = ',', default_values_t = PATHS)]
+    pub paths: Vec<Path>,
+    /// Start no mesh and compare two pairs of pods that are both outside: how far from 1 the ratios are is the noise of
+    /// this machine
+    #[arg(long)]
+    pub calibrate: bool,
+}
+
+impl Options {
+    /// Rounds that count.
+    pub fn round_count(&self) -> u32 {
+        self.rounds.unwrap_or(if self.short { 5 } else { 9 })
+    }
+
+    /// Length of a window.
+    pub fn window_seconds(&self) -> u32 {
+        if self.short { 1 } else { 4 }
+    }
+}

@@ -1,0 +1,95 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::summary::{Sides, Spread};
+use crate::works::Kind;
+
+fn figures(others_share: f64) -> Figures {
+    let spread = |median: f64| Spread { min: median / 2.0, median, max: median * 2.0 };
+    let sides = Sides { direct: Some(20.0), weft: Some(30.0) };
+    Figures {
+        direct: spread(1000.0),
+        weft: spread(500.0),
+        ratio: spread(0.5),
+        cpu_per_unit: spread(12.0),
+        p50_us: sides,
+        p99_us: sides,
+        machine_per_unit: sides,
+        others_share,
+        steal_share: 0.0,
+    }
+}
+
+fn report(figures: Result<Figures, String>) -> Report {
+    let conditions = Conditions {
+        cpus: 2,
+        kernel: "6.1".into(),
+        pinned: true,
+        rounds: 5,
+        window_seconds: 1,
+        calibration: false,
+        idle_share: 0.01,
+    };
+    let work = Work { kind: Kind::Http, width: 32 };
+    let memory = Memory {
+        idle_rss_bytes: 16 << 20,
+        per_idle_connection_bytes: 6144.0,
+        peak_rss_bytes: 1,
+        map_bytes: 2,
+    };
+    Report::new(conditions, vec![Row { path: Path::SameNode, work, figures }], Some(MemoryRow(Ok(memory))))
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn rows_have_exactly_the_keys_that_are_promised() {
+    let report = report(Ok(figures(0.0))).json();
+    let row = &report["rows"][0];
+    let promised = ["cpu_per_unit", "direct", "p50_us", "p99_us", "path", "ratio", "unit", "weft", "work"];
+    assert_eq!(keys(row), promised);
+    for key in ["direct", "weft", "ratio", "cpu_per_unit"] {
+        assert_eq!(keys(&row[key]), ["max", "median", "min"], "{key}");
+    }
+    assert_eq!(keys(&row["p50_us"]), ["direct", "weft"]);
+    assert_eq!(
+        (&row["path"], &row["work"], &row["unit"]),
+        (&json!("same-node"), &json!("http-32"), &json!("us/request"))
+    );
+    let promised = ["idle_rss_bytes", "map_bytes", "path", "peak_rss_bytes", "per_idle_connection_bytes"];
+    assert_eq!(keys(&report["rows"][1]), promised);
+    assert_eq!(report["machine"], json!({ "cpus": 2, "kernel": "6.1" }));
+}
+
+#[test]
+fn a_row_that_failed_has_no_number() {
+    let report = report(Err("it did not go through the mesh".into()));
+    assert!(!report.is_complete());
+    assert_eq!(keys(&report.json()["rows"][0]), ["error", "path", "work"]);
+    assert!(report.table(false).contains("no figures: it did not go through the mesh"));
+}
+
+#[test]
+fn a_busy_machine_is_warned_of() {
+    let quiet = report(Ok(figures(0.01)));
+    assert!(!quiet.table(false).contains("warning"), "{}", quiet.table(false));
+    assert_eq!(quiet.json()["noise"]["quiet"], true);
+    let loud = report(Ok(figures(0.2)));
+    let table = loud.table(false);
+    assert!(
+        table.contains("warning: others used more than 5 % of the machine: same-node http-32"),
+        "{table}"
+    );
+    assert_eq!(loud.json()["noise"]["quiet"], false);
+}
+
+#[test]
+fn only_a_terminal_gets_colours() {
+    let report = report(Ok(figures(0.2)));
+    assert!(!report.table(false).contains('\x1b'));
+    assert!(report.table(true).contains('\x1b'));
+}

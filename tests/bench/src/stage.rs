@@ -1,0 +1,270 @@
+//! The lab that everything is measured in.
+//!
+//! ```text
+//!   node a                        node b
+//!   ├ bench-mesh/client           ├ bench-mesh/far      enrolled
+//!   ├ bench-mesh/near
+//!   ├ bench-direct/client         ├ bench-direct/far    not enrolled: same nodes, same links, same programs
+//!   ├ bench-direct/near
+//!   ├ agent, controller           ├ agent
+//!   └ with --pin: core 0          └ with --pin: core 1
+//! ```
+//!
+//! Programs dial the pods' own addresses, so that no kube-proxy is on either side. A further kind of relay to compare with
+//! is a further [`Pair`], with its own pods and `relays`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lab::programs::{self, Server};
+use lab::{Agent, Lab, Pod};
+
+use crate::window::WRK_SCRIPT;
+use crate::works::Path;
+use crate::{cpu, pin};
+
+/// Kubernetes namespace of the enrolled pods.
+pub const MESH_NAMESPACE: &str = "bench-mesh";
+/// Kubernetes namespace of the others.
+pub const DIRECT_NAMESPACE: &str = "bench-direct";
+/// iperf3's own.
+pub const IPERF_PORT: u16 = 5201;
+/// `weft-load`, for requests and idle connections.
+pub const ECHO_PORT: u16 = 7000;
+/// `weft-load`, for connections.
+pub const CLOSE_PORT: u16 = 7001;
+/// nginx.
+pub const HTTP_PORT: u16 = 8080;
+/// What nginx serves: 1 KiB.
+pub const HTTP_FILE: &str = "kilobyte";
+/// How long programs that were killed take to let go of their ports.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Everything that is up.
+#[derive(Debug)]
+pub struct Stage {
+    /// Programs before the lab, so that they end first.
+    pairs: [Pair; 2],
+    lab: Lab,
+    pinned: bool,
+    with_mesh: bool,
+}
+
+/// A client and its two servers, all in the mesh or all outside.
+#[derive(Debug)]
+pub struct Pair {
+    /// On node a.
+    pub client: Arc<Pod>,
+    /// On node b.
+    far: ServerPod,
+    /// On node a.
+    near: ServerPod,
+    /// Cgroups of what stands between them: the agents, or nothing.
+    pub relays: Vec<PathBuf>,
+}
+
+/// A pod with all servers.
+#[derive(Debug)]
+pub struct ServerPod {
+    pod: Arc<Pod>,
+    core: Option<usize>,
+    servers: Vec<Server>,
+}
+
+/// Which pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Outside the mesh.
+    Direct,
+    /// In the mesh.
+    Weft,
+}
+
+impl Stage {
+    /// Starts the lab, the mesh, the pods and the servers, and waits for all of them.
+    pub fn start(pinned: bool, with_mesh: bool) -> Result<Self> {
+        if pinned && pin::cores() < 2 {
+            bail!("--pin needs two cores, one for each node; this process may use {}", pin::cores());
+        }
+        let builder = Lab::builder().node("a").node("b");
+        let builder = if with_mesh { builder } else { builder.without_mesh() };
+        let lab = builder.start().context("start the lab")?;
+        std::fs::write(lab.place().dir().join("wrk.lua"), WRK_SCRIPT).context("write wrk's script")?;
+        if with_mesh {
+            if pinned {
+                restart_on_cores(&lab)?;
+            }
+            lab.namespace(MESH_NAMESPACE).captured()?;
+        }
+        let direct = Pair::start(&lab, pinned, DIRECT_NAMESPACE)?;
+        let mut weft = Pair::start(&lab, pinned, MESH_NAMESPACE)?;
+        if with_mesh {
+            weft.await_enrolled(&lab)?;
+            direct.await_excluded(&lab)?;
+            let pid = |agent: &Agent| agent.pid().context("an agent that does not run");
+            weft.relays =
+                lab.agents().iter().map(|agent| cpu::cgroup_of(pid(agent)?)).collect::<Result<_>>()?;
+        }
+        Ok(Self { pairs: [direct, weft], lab, pinned, with_mesh })
+    }
+
+    /// The pods of a side.
+    pub fn pair(&self, side: Side) -> &Pair {
+        &self.pairs[side as usize]
+    }
+
+    /// Starts the servers of a side anew: after a failure they may be in any state.
+    pub fn restart_servers(&mut self, side: Side) -> Result<()> {
+        let pair = &mut self.pairs[side as usize];
+        for server in [&mut pair.far, &mut pair.near] {
+            server.stop()?;
+            server.start()?;
+        }
+        Ok(())
+    }
+
+    /// The lab.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Whether the second pair really is in a mesh.
+    pub fn with_mesh(&self) -> bool {
+        self.with_mesh
+    }
+
+    /// The agents at both ends of a path.
+    pub fn agents(&self, path: Path) -> [&Agent; 2] {
+        match path {
+            Path::CrossNode => [self.lab.agent("a"), self.lab.agent("b")],
+            Path::SameNode => [self.lab.agent("a"); 2],
+        }
+    }
+
+    /// Starts something where clients run.
+    pub fn on_client_core<T>(&self, start: impl FnOnce() -> Result<T>) -> Result<T> {
+        pin::on_core(core(self.pinned, "a"), start)
+    }
+
+    /// Path of `weft-load`.
+    pub fn load_program(&self) -> Result<String> {
+        load_program()
+    }
+
+    /// Path of [`WRK_SCRIPT`].
+    pub fn wrk_script(&self) -> Result<String> {
+        text(self.lab.place().dir().join("wrk.lua"))
+    }
+
+    /// Takes everything away.
+    pub fn stop(self) -> Result<()> {
+        drop(self.pairs);
+        self.lab.stop()
+    }
+}
+
+/// The mesh's programs size themselves by the cores that they find, so they are started where they are to run.
+fn restart_on_cores(lab: &Lab) -> Result<()> {
+    pin::on_core(core(true, "a"), || lab.controller().restart())?;
+    for agent in lab.agents() {
+        pin::on_core(core(true, agent.node()), || agent.restart())?;
+    }
+    Ok(())
+}
+
+fn core(pinned: bool, node: &str) -> Option<usize> {
+    pinned.then_some(usize::from(node != "a"))
+}
+
+fn load_program() -> Result<String> {
+    text(lab::binary("weft-load")?)
+}
+
+fn text(path: PathBuf) -> Result<String> {
+    path.into_os_string().into_string().ok().context("a path that is not UTF-8")
+}
+
+impl Pair {
+    fn start(lab: &Lab, pinned: bool, namespace: &str) -> Result<Self> {
+        let pod = |name: &str, node: &str| -> Result<Arc<Pod>> {
+            let builder = lab.pod(&format!("{namespace}/{name}")).node(node);
+            pin::on_core(core(pinned, node), || builder.start())
+        };
+        let server = |name: &str, node: &str| -> Result<ServerPod> {
+            let mut server =
+                ServerPod { pod: pod(name, node)?, core: core(pinned, node), servers: Vec::new() };
+            server.start()?;
+            Ok(server)
+        };
+        Ok(Self {
+            client: pod("client", "a")?,
+            far: server("far", "b")?,
+            near: server("near", "a")?,
+            relays: Vec::new(),
+        })
+    }
+
+    /// The server at the end of a path.
+    pub fn server(&self, path: Path) -> &ServerPod {
+        match path {
+            Path::CrossNode => &self.far,
+            Path::SameNode => &self.near,
+        }
+    }
+
+    fn pods(&self) -> [&Arc<Pod>; 3] {
+        [&self.client, &self.far.pod, &self.near.pod]
+    }
+
+    fn await_enrolled(&self, lab: &Lab) -> Result<()> {
+        for pod in self.pods() {
+            lab.await_captured(pod)?;
+            lab.await_peers_tunnel(pod)?;
+        }
+        Ok(())
+    }
+
+    fn await_excluded(&self, lab: &Lab) -> Result<()> {
+        self.pods().into_iter().try_for_each(|pod| lab.await_excluded(pod))
+    }
+}
+
+impl ServerPod {
+    /// The address that clients dial.
+    pub fn address(&self) -> String {
+        self.pod.v4().to_string()
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let pod = &self.pod;
+        let (iperf, echo, close) = (IPERF_PORT.to_string(), ECHO_PORT.to_string(), CLOSE_PORT.to_string());
+        let load = load_program()?;
+        self.servers = pin::on_core(self.core, || {
+            Ok(vec![
+                programs::start(pod, pod.command(["iperf3", "-s", "-p", &iperf])?, IPERF_PORT)?,
+                programs::start(
+                    pod,
+                    pod.command([&load, "serve", "--echo", &echo, "--close", &close])?,
+                    CLOSE_PORT,
+                )?,
+                programs::nginx(pod).port(HTTP_PORT).file(HTTP_FILE, vec![b'x'; 1024]).start()?,
+            ])
+        })?;
+        Ok(())
+    }
+
+    /// Kills the servers and waits until their ports are free.
+    fn stop(&mut self) -> Result<()> {
+        self.servers.clear();
+        lab::eventually(PATIENCE, || {
+            let ports = self.pod.listening_ports().map_err(|error| format!("{error:#}"))?;
+            let ours = [IPERF_PORT, ECHO_PORT, CLOSE_PORT, HTTP_PORT];
+            match ports.iter().find(|port| ours.contains(port)) {
+                Some(port) => Err(format!("port {port} of {} is still taken", self.pod.key())),
+                None => Ok(()),
+            }
+        })
+    }
+}

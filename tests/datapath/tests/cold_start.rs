@@ -1,0 +1,156 @@
+//! Promise: a node on which nothing runs and nothing is remembered comes up by itself, the controller included.
+//!
+//! As after a boot: no process, no pin, no certificate, no root. Agent and controller are pods below the same `kubepods`
+//! as everybody's, and the agent is there first.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use datapath::held::Held;
+use lab::row::Table;
+use lab::{Lab, Pod, eventually, programs};
+use serde_json::Value;
+
+const PORT: u16 = 7000;
+const STEP: Duration = Duration::from_secs(5);
+/// From the agent's start until its hooks decide.
+const HOOKS: Duration = Duration::from_secs(10);
+/// From the controller's start until everything is as it should be.
+const UP: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_cold_node_comes_up_by_itself() {
+    if !lab::ready("a_cold_node_comes_up_by_itself") {
+        return;
+    }
+    for systemd in [false, true] {
+        let builder = Lab::builder().node("a");
+        let builder = if systemd { builder.systemd_cgroups() } else { builder };
+        let name = if systemd { "systemd cgroups" } else { "cgroupfs" };
+        builder.run(|lab| come_up(lab, name));
+    }
+}
+
+fn come_up(lab: &Lab, driver: &str) -> Result<()> {
+    let mut table = Table::new("a_cold_node_comes_up_by_itself");
+    let row = |name: &str| format!("{driver}: {name}");
+    make_cold(lab)?;
+    lab.namespace("shop").captured()?;
+    let web = lab.pod("shop/web").service_account("web").start()?;
+    let client = lab.pod("shop/client").service_account("client").start()?;
+    let outside = lab.pod("plain/one").start()?;
+    let dns = lab.pod("kube-system/dns").start()?;
+    let _echoes = [programs::peer(&web, "echo", PORT, &[])?, programs::peer(&dns, "banner", PORT, &[])?];
+    let to_web = SocketAddr::new(web.v4().into(), PORT);
+    let to_dns = SocketAddr::new(dns.v4().into(), PORT);
+    ensure!(client.connect(to_web, STEP)?.is_ok(), "something of the mesh is left on the cold node");
+
+    let start = Instant::now();
+    lab.agent("a").launch()?;
+    table.row(&row("with an agent and no controller, a labelled pod that runs is refused"), || {
+        let refused = eventually(HOOKS, || refused(&client, to_web)).map(|()| start.elapsed())?;
+        for _ in 0..50 {
+            still_refused(&client, to_web)?;
+        }
+        Ok(format!("from {refused:.1?} after the agent's start"))
+    });
+    table.row(&row("so is one that is not classified"), || {
+        eventually(HOOKS, || refused(&outside, to_dns))?;
+        Ok("unknown".to_owned())
+    });
+    table.row(&row("a kube-system pod that connects at once works"), || {
+        let seen = first_instruction(lab, "kube-system/proxy", to_dns)?;
+        eventually(STEP, || match dns.connect(to_web, STEP) {
+            Ok(Ok(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+        Ok(seen)
+    });
+
+    let start = Instant::now();
+    lab.controller().start().context("the controller, a pod that nobody has classified yet")?;
+    table.row(&row("the controller comes up and the agent finds it"), || {
+        lab.agent("a").await_ready()?;
+        Ok(format!("after {:.1?}", start.elapsed()))
+    });
+    table.row(&row("labelled pods that were running are captured"), || {
+        for pod in [&client, &web] {
+            lab.await_captured(pod)?;
+        }
+        let mut held = eventually(UP, || Held::open(&client, to_web).map_err(|error| format!("{error:#}")))?;
+        held.ensure_mtls(lab.agent("a"))?;
+        held.speak()?;
+        Ok(format!("mtls after {:.1?}", start.elapsed()))
+    });
+    table.row(&row("pods without the label are untouched"), || {
+        lab.await_excluded(&outside)?;
+        let connection = outside.connect(to_dns, STEP)??;
+        let rows = lab.agent("a").connections()?;
+        let own = connection.local_addr()?.to_string();
+        ensure!(!rows.iter().any(|row| row["src"]["addr"] == own.as_str()), "{rows:?}");
+        Ok(format!("after {:.1?}", start.elapsed()))
+    });
+    table.row(&row("bootstrap pods stay outside"), || {
+        lab.await_excluded(&dns)?;
+        for pod in [lab.controller().pod(), lab.agent("a").pod()] {
+            lab.await_excluded(pod)?;
+        }
+        first_instruction(lab, "kube-system/late", to_dns)
+    });
+    table.finish();
+    Ok(())
+}
+
+/// As after a boot: the mesh's processes, pins and state are gone.
+fn make_cold(lab: &Lab) -> Result<()> {
+    let agent = lab.agent("a");
+    agent.kill();
+    lab.controller().kill();
+    let node = lab.node("a");
+    let bpffs = lab.place().bpffs("a");
+    let program = lab::binary("mesh-agent")?;
+    let reset = [program.as_os_str(), "reset".as_ref(), "--bpffs".as_ref(), bpffs.as_os_str()];
+    node.command(reset)?.run()?.ok()?;
+    ensure!(!bpffs.join("weft").exists(), "pins are left in {}", bpffs.display());
+    let root = lab.controller().root_cert();
+    for directory in [Some(agent.state_dir()), root.parent()].into_iter().flatten() {
+        forget(directory)?;
+    }
+    Ok(())
+}
+
+fn forget(directory: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("empty {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refused(pod: &Pod, to: SocketAddr) -> Result<(), String> {
+    still_refused(pod, to).map_err(|error| format!("{error:#}"))
+}
+
+fn still_refused(pod: &Pod, to: SocketAddr) -> Result<()> {
+    match pod.connect(to, STEP)? {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Ok(_) => bail!("{} connected to {to}, as if there were no mesh", pod.key()),
+        Err(error) => bail!("{} to {to}: {error}", pod.key()),
+    }
+}
+
+/// A new pod whose program dials as its first instruction: how long it was refused.
+fn first_instruction(lab: &Lab, key: &str, to: SocketAddr) -> Result<String> {
+    let scheduled = lab.pod(key).schedule()?;
+    let (_pod, process) = scheduled.launch(["weft-lab-peer", "first-instruction", &to.to_string()])?;
+    let seen: Value = process.wait(Duration::from_secs(10))?.ok()?.json()?;
+    ensure!(seen["connected"] == true && seen["end"] == "line", "{seen}");
+    let refusals = seen["refusals"].as_array().map_or(0, Vec::len);
+    let milliseconds = seen["connected_us"].as_u64().unwrap_or_default() as f64 / 1000.0;
+    Ok(format!("{key} connected after {milliseconds:.1} ms and {refusals} refusals"))
+}
