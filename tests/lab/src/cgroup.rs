@@ -68,21 +68,26 @@ impl Cgroup {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// Kills every process in and below the group and waits until none is left.
+    /// Kills every process in and below the group and waits until none is left. Again and again: somebody who is about to
+    /// be told may start one more behind the first.
     pub fn kill(&self, deadline: Duration) -> Result<()> {
         let context = || format!("kill cgroup {}", self.path.display());
-        match fs::write(self.path.join("cgroup.kill"), "1") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.with_context(context)?,
-        }
         let start = Instant::now();
-        while self.is_populated() {
+        loop {
+            match fs::write(self.path.join("cgroup.kill"), "1") {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // The group was removed between the open and the write.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+                other => other.with_context(context)?,
+            }
+            if !self.is_populated() {
+                return Ok(());
+            }
             if start.elapsed() > deadline {
                 bail!("{}: processes are left after {deadline:?}", context());
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(())
     }
 
     /// Whether a live process is in or below the group.

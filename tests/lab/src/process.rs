@@ -30,6 +30,7 @@ pub use handle::{Output, Process};
 
 use crate::binaries;
 use crate::cgroup::Cgroup;
+use crate::signals;
 
 /// How long [`Command::run`] waits unless told otherwise.
 const RUN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -152,6 +153,9 @@ impl Command {
     }
 
     fn start(self) -> Result<Process> {
+        if signals::interrupted() {
+            bail!("the lab is being taken away");
+        }
         let what = self.describe();
         let (out, err, paths) = self.outputs()?;
         let prepared = self.prepare(out, err)?;
