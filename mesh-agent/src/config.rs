@@ -100,6 +100,10 @@ pub struct RunFlags {
         default_value = "kube-system,weft-system"
     )]
     pub bootstrap_namespaces: Vec<String>,
+    /// How long, in microseconds, the agent stays awake behind a message of a lone conversation, where it has one core and
+    /// staying awake pays; 0: never.
+    #[arg(long, env = "WEFT_SPIN_US", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub spin_us: u16,
     /// How log lines are written.
     #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "text")]
     pub log_format: Format,

@@ -19,6 +19,7 @@ mod kernel;
 mod metrics;
 mod netns;
 mod outbound;
+mod pace;
 mod pods;
 mod relay;
 mod socket;
@@ -45,6 +46,7 @@ use mesh_telemetry::preflight::CheckStatus;
 use mesh_telemetry::readiness::Ready;
 use mesh_telemetry::shutdown;
 use mesh_xds::client::{Client, ClientConfig};
+use tokio::runtime::RuntimeFlavor;
 
 use admin::Admin;
 use capture::Acceptor;
@@ -130,6 +132,9 @@ fn raise_descriptor_limit() {
 
 async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Result<()> {
     let started = Instant::now();
+    if tokio::runtime::Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        tokio::spawn(pace::keep(Duration::from_micros(flags.spin_us.into())));
+    }
     let cgroup = paths.cgroup_root()?;
     stop_if_unfit(&cgroup, &paths.bpffs)?;
     let shutdown = shutdown::signals().context("cannot listen for signals")?;

@@ -20,12 +20,12 @@ const V4_SOURCES: u8 = 8;
 
 /// Connects from the pod's own address.
 pub async fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = netns.within(|| {
+    let started = netns.within(|| {
         let socket = fresh(to)?;
-        start(&socket, to)?;
-        Ok(socket)
+        let state = start(&socket, to)?;
+        Ok((socket, state))
     })?;
-    finish(stream).await
+    finish(started).await
 }
 
 /// Connects to an application of the pod on behalf of `client`; the kernel hands the application the client's address.
@@ -38,14 +38,14 @@ pub async fn deliver(
     to: SocketAddr,
     client: SocketAddr,
 ) -> io::Result<TcpStream> {
-    let stream = netns.within(|| {
+    let started = netns.within(|| {
         let mut result = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
         for source in delivery_sources(to.ip()) {
             let socket = fresh(to)?;
             maps.note_delivery(&socket, client).map_err(io::Error::other)?;
             bind_without_port(&socket)?;
             socket.bind(&SocketAddr::new(source, 0).into())?;
-            result = start(&socket, to).map(|()| socket);
+            result = start(&socket, to).map(|state| (socket, state));
             match &result {
                 // All ports of this source are taken.
                 Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
@@ -54,10 +54,10 @@ pub async fn deliver(
         }
         result
     })?;
-    if maps.delivery_lost(&stream) {
+    if maps.delivery_lost(&started.0) {
         return Err(io::Error::other("the kernel's map of deliveries is full"));
     }
-    finish(stream).await
+    finish(started).await
 }
 
 fn delivery_sources(to: IpAddr) -> impl Iterator<Item = IpAddr> {
@@ -69,21 +69,37 @@ fn delivery_sources(to: IpAddr) -> impl Iterator<Item = IpAddr> {
 }
 
 fn fresh(to: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket =
+        Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
 }
 
-fn start(socket: &Socket, to: SocketAddr) -> io::Result<()> {
-    match socket.connect(&to.into()) {
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+/// How far a connect is.
+enum State {
+    Connected,
+    Waiting,
+}
+
+/// Begins to connect. Who is on this node has answered within the call, and the second one says what.
+fn start(socket: &Socket, to: SocketAddr) -> io::Result<State> {
+    let to = to.into();
+    let begun = match socket.connect(&to) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => socket.connect(&to),
         other => other,
+    };
+    match begun {
+        Ok(()) => Ok(State::Connected),
+        Err(error) if error.raw_os_error() == Some(libc::EALREADY) => Ok(State::Waiting),
+        Err(error) => Err(error),
     }
 }
 
-async fn finish(socket: Socket) -> io::Result<TcpStream> {
+async fn finish((socket, state): (Socket, State)) -> io::Result<TcpStream> {
     let stream = TcpStream::from_std(socket.into())?;
+    if matches!(state, State::Connected) {
+        return Ok(stream);
+    }
     let connected = async {
         stream.writable().await?;
         stream.take_error()?.map_or(Ok(()), Err)

@@ -84,10 +84,10 @@ impl InboundRequest {
         let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
     }
 
-    /// Answers 200. If the client has given up meanwhile, the tunnel's halves say so.
-    pub fn accept(mut self) -> Tunnel {
-        let stream = self.respond.send_response(answer(StatusCode::OK), false).ok();
-        Tunnel::accepted(stream, self.body)
+    /// Takes the tunnel. The 200 goes out with the first data, in one write, or with [`Sink::open`](crate::Sink::open),
+    /// which is to be called soon: a client may wait for it. If the client has given up, the tunnel's halves say so.
+    pub fn accept(self) -> Tunnel {
+        Tunnel::accepted(self.respond, self.body)
     }
 
     /// Answers with a status: 401 or 403 policy, 503 the application cannot be reached. Anything that HTTP does not know

@@ -157,6 +157,7 @@ impl Server {
         Self::start(ServerConfig::default(), |request| {
             async move {
                 let (mut sink, mut source) = request.accept().split();
+                sink.open();
                 while let Some(Ok(data)) = next(&mut source).await {
                     source.release(data.len());
                     if send(&mut sink, data).await.is_err() {

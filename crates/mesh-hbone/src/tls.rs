@@ -3,22 +3,24 @@
 //! - Reads take up to 64 KiB from the socket at once, into a buffer of the thread that a connection holds only while it
 //!   has bytes in it. An idle connection holds none.
 //! - Writes are gathered. h2 asks for a flush after every frame of size; that is ignored, and the connection's driver
-//!   flushes once at the end of its turn ([`Wire::flush_turn`]). Small frames share a TLS record, large payloads
-//!   are sealed where they lie, without a copy in between.
+//!   flushes at the end of its turn ([`Wire::flush_turn`]): what is large at once, what is small after one more look at
+//!   what came in, so that what many streams say, and a stream's last words and its end, go out together. Small frames
+//!   share a TLS record, large payloads are sealed where they lie, without a copy in between.
 //!
-//! Invariants: what was accepted for writing reaches the socket at the latest with the turn's flush; more than
+//! Invariants: what was accepted for writing reaches the socket at the latest one turn of the loop later; more than
 //! [`QUEUE_LIMIT`] is never queued before the socket takes some (back-pressure); an end of the TCP stream is the end of
 //! the connection, with or without close_notify (h2's own framing tells whether a stream was complete).
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, IoSlice, Read, Write};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::task::AtomicWaker;
 use rustls::Connection;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,6 +36,9 @@ const READ_SIZE: usize = 64 << 10;
 
 /// Plaintext below this is gathered before it is sealed; a write above it is sealed where it lies.
 const GATHER_SIZE: usize = 8 << 10;
+
+/// What is not kept for another turn.
+const LARGE: usize = 16 << 10;
 
 /// Sealed and unsent bytes at which the socket is tried before more is taken.
 const QUEUE_LIMIT: usize = 64 << 10;
@@ -58,6 +63,9 @@ pub struct TlsStream {
     gathered: BytesMut,
     /// Plaintext sealed since the last time that the socket took everything.
     queued: usize,
+    /// The socket did not take everything.
+    blocked: bool,
+    turn: Arc<Turn>,
     /// Reads that brought something, for the keep-alive.
     reads: Arc<AtomicU64>,
 }
@@ -126,6 +134,8 @@ impl TlsStream {
             failed: None,
             gathered: BytesMut::new(),
             queued: 0,
+            blocked: false,
+            turn: Arc::default(),
             reads: Arc::default(),
         }
     }
@@ -264,11 +274,14 @@ impl TlsStream {
             match self.tls.write_tls(&mut TcpWriter { tcp: &mut self.tcp, cx }) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return Poll::Pending;
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        self.queued = 0;
+        (self.queued, self.blocked) = (0, false);
         Poll::Ready(Ok(()))
     }
 
@@ -281,11 +294,60 @@ impl TlsStream {
         self.poll_send(cx)
     }
 
+    /// Whether what is queued goes out now, or with what the next turn of the loop brings, for which the task is woken.
+    fn is_due(&self, cx: &mut Context<'_>) -> bool {
+        if self.gathered.is_empty() && !self.tls.wants_write() {
+            return false;
+        }
+        if self.blocked || self.gathered.len() + self.queued >= LARGE {
+            return true;
+        }
+        self.turn.over(cx)
+    }
+
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         self.tls.send_close_notify();
         ready!(self.poll_send(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+/// The next turn of the loop: tasks that have something to do, and a look at what came in, lie in between.
+#[derive(Default)]
+struct Turn {
+    state: AtomicU8,
+    task: AtomicWaker,
+}
+
+impl Turn {
+    const NONE: u8 = 0;
+    const WAITING: u8 = 1;
+    const OVER: u8 = 2;
+
+    /// True once in the turn after the one in which it was first asked. The task is woken for it.
+    fn over(self: &Arc<Self>, cx: &mut Context<'_>) -> bool {
+        self.task.register(cx.waker());
+        match self.state.load(Ordering::Acquire) {
+            Self::OVER => {
+                self.state.store(Self::NONE, Ordering::Release);
+                return true;
+            }
+            Self::WAITING => return false,
+            _ => {}
+        }
+        self.state.store(Self::WAITING, Ordering::Release);
+        let waker = Waker::from(self.clone());
+        // Pending: the runtime wakes what it was polled with after it has looked at its sockets.
+        let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker));
+        false
+    }
+}
+
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.state.store(Self::OVER, Ordering::Release);
+        self.task.wake();
     }
 }
 
@@ -324,10 +386,13 @@ impl Wire {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The turn's one write. The task is woken when the socket takes more, or to have h2 see the failure.
+    /// The turn's one write, or none yet. The task is woken for the next turn, when the socket takes more, and to have h2
+    /// see a failure.
     pub(crate) fn flush_turn(&self, cx: &mut Context<'_>) {
         let mut stream = self.lock();
-        if let Poll::Ready(Err(error)) = stream.poll_flush(cx) {
+        if stream.is_due(cx)
+            && let Poll::Ready(Err(error)) = stream.poll_flush(cx)
+        {
             stream.failed = Some(error);
             cx.waker().wake_by_ref();
         }

@@ -14,10 +14,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
+use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 
 use crate::pool::Lease;
 use crate::{RecvError, SendError};
+
+/// Less than the window that every peer begins with (RFC 9113, section 6.9.2).
+const FIRST_FLIGHT: usize = 16 << 10;
 
 /// What comes out of a tunnel.
 pub trait Source: Send {
@@ -33,6 +37,9 @@ pub trait Sink: Send {
     /// How many bytes may be sent now, at least one, of the `want` that are there. Asking reserves them on the
     /// connection: ask for what is at hand, and send it.
     fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, SendError>>;
+
+    /// Tells the peer that the tunnel stands, unless it knows: what is sent says so too, in the same write.
+    fn open(&mut self);
 
     /// Queues bytes; `end` says that no more will come. An end needs no capacity.
     fn send(&mut self, data: Bytes, end: bool) -> Result<(), SendError>;
@@ -72,10 +79,20 @@ pub struct Tunnel {
 
 /// Sends into an HBONE tunnel.
 pub struct SendHalf {
-    /// None where the tunnel was dead before it could be answered.
-    stream: Option<SendStream<Bytes>>,
+    state: SendState,
+    /// What may be sent before the peer has granted anything: h2 grants nothing to a stream whose CONNECT is not out, and
+    /// the first words are to go with it. Held back by h2 where the peer's window is smaller still.
+    first_flight: usize,
     ended: bool,
     _lease: Option<Arc<Lease>>,
+}
+
+enum SendState {
+    /// The server's end; the client waits for the 200, which goes out with the first data.
+    Unanswered(SendResponse<Bytes>),
+    Open(SendStream<Bytes>),
+    /// The tunnel was dead before it could be answered.
+    Dead,
 }
 
 /// Receives from an HBONE tunnel.
@@ -97,15 +114,25 @@ impl Tunnel {
     pub(crate) fn requested(response: ResponseFuture, stream: SendStream<Bytes>, lease: Lease) -> Self {
         let lease = Some(Arc::new(lease));
         Self {
-            send: SendHalf { stream: Some(stream), ended: false, _lease: lease.clone() },
+            send: SendHalf {
+                state: SendState::Open(stream),
+                first_flight: FIRST_FLIGHT,
+                ended: false,
+                _lease: lease.clone(),
+            },
             recv: RecvHalf { state: RecvState::Awaiting(response), _lease: lease },
         }
     }
 
-    /// The server's end, answered.
-    pub(crate) fn accepted(stream: Option<SendStream<Bytes>>, body: RecvStream) -> Self {
+    /// The server's end, unanswered.
+    pub(crate) fn accepted(respond: SendResponse<Bytes>, body: RecvStream) -> Self {
         Self {
-            send: SendHalf { stream, ended: false, _lease: None },
+            send: SendHalf {
+                state: SendState::Unanswered(respond),
+                first_flight: 0,
+                ended: false,
+                _lease: None,
+            },
             recv: RecvHalf { state: RecvState::Open(body), _lease: None },
         }
     }
@@ -182,12 +209,19 @@ impl SendHalf {
         if self.ended {
             return Err(SendError::Ended);
         }
-        self.stream.as_mut().ok_or_else(dead)
+        self.open();
+        match &mut self.state {
+            SendState::Open(stream) => Ok(stream),
+            SendState::Unanswered(_) | SendState::Dead => Err(dead()),
+        }
     }
 }
 
 impl Sink for SendHalf {
     fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, SendError>> {
+        if self.first_flight > 0 && !self.ended {
+            return Poll::Ready(Ok(want.clamp(1, self.first_flight)));
+        }
         let stream = self.stream()?;
         stream.reserve_capacity(want.max(1));
         loop {
@@ -209,27 +243,41 @@ impl Sink for SendHalf {
         }
     }
 
+    fn open(&mut self) {
+        if let SendState::Unanswered(respond) = &mut self.state {
+            // Fails if the client has given up, which the next use says.
+            let stream = respond.send_response(http::Response::new(()), false);
+            self.state = stream.map_or(SendState::Dead, SendState::Open);
+        }
+    }
+
     fn send(&mut self, data: Bytes, end: bool) -> Result<(), SendError> {
         self.stream()?.send_data(data, end)?;
+        self.first_flight = 0;
         self.ended = end;
         Ok(())
     }
 
     fn reset(&mut self, code: ResetCode) {
         self.ended = true;
-        if let Some(stream) = &mut self.stream {
-            stream.send_reset(match code {
-                ResetCode::Cancel => h2::Reason::CANCEL,
-                ResetCode::Internal => h2::Reason::INTERNAL_ERROR,
-            });
+        let reason = match code {
+            ResetCode::Cancel => h2::Reason::CANCEL,
+            ResetCode::Internal => h2::Reason::INTERNAL_ERROR,
+        };
+        match &mut self.state {
+            SendState::Unanswered(respond) => respond.send_reset(reason),
+            SendState::Open(stream) => stream.send_reset(reason),
+            SendState::Dead => {}
         }
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
-        let Some(stream) = &mut self.stream else {
-            return Poll::Ready(dead());
+        let reset = match &mut self.state {
+            SendState::Unanswered(respond) => respond.poll_reset(cx),
+            SendState::Open(stream) => stream.poll_reset(cx),
+            SendState::Dead => return Poll::Ready(dead()),
         };
-        Poll::Ready(match ready!(stream.poll_reset(cx)) {
+        Poll::Ready(match ready!(reset) {
             Ok(reason) => SendError::Reset(Arc::new(h2::Error::from(reason))),
             Err(error) => error.into(),
         })

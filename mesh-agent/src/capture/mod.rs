@@ -21,7 +21,6 @@ use tokio::runtime;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use crate::pods::{Listener, Pod};
-use crate::socket;
 
 /// How long a listener rests after a failed accept.
 const BACK_OFF: Duration = Duration::from_millis(20);
@@ -79,11 +78,6 @@ impl Acceptor {
     }
 
     fn hand_over(&self, pod: &Arc<Pod>, port: u32, stream: TcpStream, from: std::net::SocketAddr) {
-        if let Err(error) = stream.set_nodelay(true) {
-            // The peer has gone meanwhile.
-            tracing::debug!(%error, "an accepted connection was dead");
-            return socket::reset(stream);
-        }
         let pod = pod.clone();
         match port {
             ListenerKey::OUTBOUND => {

@@ -27,7 +27,7 @@ use crate::connections::{About, Connections, End, Open};
 use crate::kernel::maps::Maps;
 use crate::metrics::Metrics;
 use crate::pods::Pod;
-use crate::{relay, socket};
+use crate::{pace, relay, socket};
 use dial::ToAgent;
 
 /// A tunnel's pool: from which pod to which workload. By family, because the destination takes the client's address
@@ -72,6 +72,8 @@ pub struct Outbound {
 impl Outbound {
     /// Carries one connection from accept to end.
     pub async fn handle(self: Arc<Self>, pod: Arc<Pod>, app: TcpStream, client: SocketAddr) {
+        // A client that speaks first does so now, and its words go out with the CONNECT.
+        pace::breath().await;
         let Some(dialled) = self.maps.original_destination(&app, client, pod.netns.cookie()) else {
             let about = about(&pod, client, client, None, Security::Plaintext);
             self.connections.refuse(&about, Reason::NoOriginalDst, &"no note of what was dialled");

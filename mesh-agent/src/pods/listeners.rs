@@ -53,6 +53,8 @@ fn listen(at: SocketAddr) -> io::Result<TcpListener> {
         }
     }
     socket.set_nonblocking(true)?;
+    // What is accepted inherits it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -91,7 +91,7 @@ impl Flow {
                 self.pass(cx, from, to)
             } else {
                 let slice = [IoSlice::new(&self.held)];
-                let written = self.writer.poll_write(cx, to, &slice);
+                let written = self.writer.poll_write(cx, to, &slice, false);
                 written.map_err(|_| Broke::Writing).map_ok(|n| {
                     self.held.advance(n);
                     n
@@ -119,7 +119,7 @@ impl Flow {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Broke::Reading)),
                 Poll::Pending => return Poll::Pending,
             };
-            let written = match self.writer.poll_write(cx, to, &[IoSlice::new(read)]) {
+            let written = match self.writer.poll_write(cx, to, &[IoSlice::new(read)], false) {
                 Poll::Ready(Ok(written)) => written,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Broke::Writing)),
                 Poll::Pending => 0,

@@ -5,7 +5,7 @@
 //! FIN that came with the data is remembered by the reactor.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -30,9 +30,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
+    /// Takes a socket that sends at once (TCP_NODELAY): the relay hands on what it got when it got it.
     pub(super) fn new(tcp: TcpStream) -> Self {
-        // The relay hands on what it got when it got it. Failing, it is slower, that is all.
-        let _ = tcp.set_nodelay(true);
         Self { tcp, clean: false }
     }
 
@@ -100,18 +99,17 @@ impl Direction {
         self.poll(cx, tcp, Interest::READABLE, whole, op)
     }
 
-    /// Writes from `bufs`.
+    /// Writes from `bufs`. With `last`, FIN is to follow at once, and goes in the same segment.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         tcp: &TcpStream,
         bufs: &[IoSlice<'_>],
+        last: bool,
     ) -> Poll<io::Result<usize>> {
         let whole = bufs.iter().map(|buf| buf.len()).sum();
-        let op = |tcp: &TcpStream| {
-            let socket = SockRef::from(tcp);
-            (&*socket).write_vectored(bufs)
-        };
+        let flags = if last { libc::MSG_MORE | libc::MSG_NOSIGNAL } else { libc::MSG_NOSIGNAL };
+        let op = |tcp: &TcpStream| SockRef::from(tcp).send_vectored_with_flags(bufs, flags);
         self.poll(cx, tcp, Interest::WRITABLE, whole, op)
     }
 

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use super::backlog::{Backlog, SLICES};
 use super::socket::{Direction, READ_SIZE, Socket, finish, with_scratch};
 use super::{End, Meter, Outcome, Side};
+use crate::pace::{self, Beat};
 
 /// A read of this size makes the next one go to a buffer of its own, which is handed on without a copy.
 const BULK: usize = 16 << 10;
@@ -36,16 +37,24 @@ pub async fn relay<T: Duplex>(app: TcpStream, tunnel: T, meter: &Meter) -> Outco
     let end = {
         let tcp = app.tcp();
         let (mut up, mut down) = (Up::default(), Down::default());
+        let beat = Beat::new();
+        // Whoever answers at once answers within one breath, and the peer hears all of it together.
+        let mut breath = pin!(pace::breath());
+        let mut opened = false;
         let mut dead = pin!(tcp.ready(Interest::ERROR));
         poll_fn(|cx| {
-            if let Err(end) = down.poll(cx, tcp, &mut source, meter) {
+            if let Err(end) = down.poll(cx, tcp, &mut source, meter, &beat, up.ended) {
                 return Poll::Ready(end);
             }
-            match up.poll(cx, tcp, &mut sink, meter) {
+            match up.poll(cx, tcp, &mut sink, meter, &beat) {
                 Ok(()) => {}
                 // The peer has said all it had to say and then hung up: the application gets all of it first.
                 Err(End::Reset { by: Side::Peer } | End::Error(_)) if down.is_draining() => {}
                 Err(end) => return Poll::Ready(end),
+            }
+            if !opened && breath.as_mut().poll(cx).is_ready() {
+                opened = true;
+                sink.open();
             }
             if down.ended {
                 if up.ended {
@@ -104,6 +113,7 @@ impl Up {
         tcp: &TcpStream,
         sink: &mut impl Sink,
         meter: &Meter,
+        beat: &Beat,
     ) -> Result<(), End> {
         while !self.ended {
             if self.held.is_empty() {
@@ -122,6 +132,7 @@ impl Up {
                 Poll::Ready(Ok(granted)) => {
                     let now = self.held.split_to(granted.min(self.held.len()));
                     meter.sent.fetch_add(now.len() as u64, Ordering::Relaxed);
+                    beat.moved(now.len());
                     sink.send(now, false).map_err(sent)?;
                 }
                 Poll::Ready(Err(error)) => return Err(sent(error)),
@@ -185,22 +196,28 @@ impl Down {
         tcp: &TcpStream,
         source: &mut impl Source,
         meter: &Meter,
+        beat: &Beat,
+        app_ended: bool,
     ) -> Result<(), End> {
         while !self.ended {
             self.gather(cx, source, GATHER)?;
             if self.backlog.is_empty() {
                 if self.complete {
-                    finish(tcp);
+                    // Where the application has ended too, closing its socket says as much.
+                    if !app_ended {
+                        finish(tcp);
+                    }
                     self.ended = true;
                 }
                 break;
             }
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.backlog.slices(&mut slices);
-            match self.writer.poll_write(cx, tcp, &slices[..count]) {
+            match self.writer.poll_write(cx, tcp, &slices[..count], self.complete && count < SLICES) {
                 Poll::Ready(Ok(written)) => {
                     self.backlog.advance(written);
                     source.release(written);
+                    beat.moved(written);
                     meter.received.fetch_add(written as u64, Ordering::Relaxed);
                 }
                 Poll::Ready(Err(_)) => return Err(End::Reset { by: Side::App }),

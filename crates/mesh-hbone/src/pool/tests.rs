@@ -40,6 +40,7 @@ async fn data_may_come_before_the_answer() {
         async move {
             answer.wait_for(|answer| *answer).await.unwrap();
             let (mut sink, mut source) = request.accept().split();
+            sink.open();
             let data = receive(&mut source, 5).await;
             send(&mut sink, data.into()).await.unwrap();
             sink.send(Bytes::new(), true).unwrap();
@@ -90,6 +91,7 @@ async fn when_all_connections_are_full_the_peers_own_limit_holds() {
     let server = Server::start(config, |request| {
         async move {
             let mut tunnel = request.accept().split();
+            tunnel.0.open();
             next(&mut tunnel.1).await;
         }
         .boxed()
@@ -213,6 +215,7 @@ async fn a_reset_reaches_the_other_end_as_a_reset() {
         let seen = seen.clone();
         async move {
             let (mut sink, mut source) = request.accept().split();
+            sink.open();
             receive(&mut source, 3).await;
             let reset = std::future::poll_fn(|cx| sink.poll_reset(cx)).await;
             let end = next(&mut source).await.map(|end| end.map_err(|error| error.reason()));
@@ -374,7 +377,8 @@ async fn a_silent_peer_is_found_by_both_ends() {
     let config = ServerConfig { ping_interval: interval, ping_timeout: timeout, ..ServerConfig::default() };
     let server = Server::start(config, |request| {
         async move {
-            let (_sink, mut source) = request.accept().split();
+            let (mut sink, mut source) = request.accept().split();
+            sink.open();
             next(&mut source).await;
         }
         .boxed()

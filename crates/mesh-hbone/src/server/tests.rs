@@ -93,6 +93,7 @@ async fn a_client_that_gives_up_is_noticed_before_the_answer() {
             request.cancelled().await;
             // Too late, and harmless.
             let (mut sink, mut source) = request.accept().split();
+            sink.open();
             let sent = crate::testkit::send(&mut sink, Bytes::from_static(b"x")).await;
             let got = next(&mut source).await;
             seen.send((sent.is_err(), got.is_some_and(|got| got.is_err()))).unwrap();

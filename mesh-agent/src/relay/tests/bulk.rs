@@ -201,6 +201,8 @@ impl mesh_hbone::Sink for Never {
         Poll::Pending
     }
 
+    fn open(&mut self) {}
+
     fn send(&mut self, _: bytes::Bytes, _: bool) -> Result<(), mesh_hbone::SendError> {
         Ok(())
     }
