@@ -54,6 +54,9 @@ pub struct Options {
     /// this machine
     #[arg(long)]
     pub calibrate: bool,
+    /// In each round across nodes, also measure a pair of HAProxy that does the same under mutual TLS
+    #[arg(long, conflicts_with = "calibrate")]
+    pub yardstick: bool,
 }
 
 impl Options {

@@ -31,6 +31,13 @@ fn a_short_run_has_five_rounds_of_a_second() {
 }
 
 #[test]
+fn the_yardstick_is_asked_for_and_measures_no_noise() {
+    assert!(!options("").unwrap().yardstick);
+    assert!(options("--pin --short --yardstick").unwrap().yardstick);
+    assert!(options("--yardstick --calibrate").is_err());
+}
+
+#[test]
 fn a_work_that_is_none_is_refused_with_those_that_there_are() {
     let error = options("--only rr-2").unwrap_err().to_string();
     assert!(error.contains("throughput-1") && error.contains("http-32"), "{error}");
