@@ -46,7 +46,7 @@ const SHARE: f64 = 0.95;
 /// Both processes.
 #[derive(Debug)]
 pub struct Yardstick {
-    /// The server's one first: what dials ends last.
+    /// The server's one first: it is there before the other dials it.
     proxies: [Proxy; 2],
     version: String,
 }
