@@ -41,8 +41,11 @@ pub struct Options {
     /// Rounds of each work
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: Option<u32>,
+    /// Length of a window
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: Option<u32>,
     /// Only these works
-    #[arg(long, value_name = "WORK,…", value_delimiter = ',', default_values_t = WORKS)]
+    #[arg(long, visible_alias = "only", value_name = "WORK,…", value_delimiter = ',', default_values_t = WORKS)]
     pub works: Vec<Work>,
     /// Only these paths
     #[arg(long, value_name = "PATH,…", value_delimiter = ',', default_values_t = PATHS)]
@@ -51,6 +54,9 @@ pub struct Options {
     /// this machine
     #[arg(long)]
     pub calibrate: bool,
+    /// In each round across nodes, also measure a pair of HAProxy that does the same under mutual TLS
+    #[arg(long, conflicts_with = "calibrate")]
+    pub yardstick: bool,
 }
 
 impl Options {
@@ -61,6 +67,9 @@ impl Options {
 
     /// Length of a window.
     pub fn window_seconds(&self) -> u32 {
-        if self.short { 1 } else { 4 }
+        self.seconds.unwrap_or(if self.short { 1 } else { 4 })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The suite: stage, rounds, rows.
 //!
 //! ```text
-//!   idle machine ─▶ stage ─▶ idle memory ─▶ [path × work: warm-up, rounds of (direct, weft)] ─▶ peak memory ─▶ report
+//!   idle machine ─▶ stage ─▶ idle memory ─▶ [path × work: warm-up, rounds of (direct, weft, yardstick)] ─▶ peak memory ─▶ report
 //! ```
 //!
 //! A round that fails is told and repeated once; if that fails too its row has no figures and the run ends with failure.
@@ -21,27 +21,37 @@ use crate::stage::{Side, Stage};
 use crate::summary::{Figures, Round};
 use crate::window::{self, Window};
 use crate::works::{Path, Work};
+use crate::yardstick;
 
 /// Programs of the system that the works need, beside what a lab needs.
 const PROGRAMS: [&str; 4] = ["iperf3", "nginx", "wrk", "bpftool"];
+/// What `--yardstick` needs beside them.
+const YARDSTICK_PROGRAMS: [&str; 1] = [yardstick::PROGRAM];
 
 /// Runs the suite; whether every row has its figures.
 pub fn run(options: &Options) -> Result<bool> {
-    require_programs()?;
+    if options.yardstick && !options.paths.contains(&Path::CrossNode) {
+        bail!("--yardstick measures the path cross-node, which --paths leaves out");
+    }
+    require_programs(&PROGRAMS, "")?;
+    if options.yardstick {
+        require_programs(&YARDSTICK_PROGRAMS, " (for --yardstick)")?;
+    }
     // Before anything is measured: twenty minutes for a file that cannot be written would be a pity.
     let json = options.json.as_ref().map(|path| -> Result<File> {
         File::create(path).with_context(|| format!("write {}", path.display()))
     });
     let json = json.transpose()?;
     let idle_share = neighbours::idle_sample()?;
-    let mut stage = Stage::start(options.pin, !options.calibrate)?;
+    let mut stage = Stage::start(options.pin, !options.calibrate, options.yardstick)?;
     let measured = measure(&mut stage, options);
     if let Some(failure) = failure(&measured).filter(|_| stage.with_mesh()) {
         eprintln!("{}", stage.lab().report(&failure));
     }
+    let yardstick = stage.yardstick().map(|one| format!("{} {}", yardstick::PROGRAM, one.version()));
     let stopped = stage.stop().context("take the lab away");
     let (rows, memory) = measured?;
-    let report = Report::new(Conditions::of(options, idle_share)?, rows, memory);
+    let report = Report::new(Conditions::of(options, idle_share, yardstick)?, rows, memory);
     print!("{}", report.table(crate::report::coloured()));
     if let Some(mut file) = json {
         let text = serde_json::to_string_pretty(&report.json())?;
@@ -85,8 +95,7 @@ fn measure_row(
             Ok(round) => round,
             Err(error) => {
                 eprintln!("{path} {work}, round {number}, is repeated: {error:#}");
-                stage.restart_servers(Side::Direct)?;
-                stage.restart_servers(Side::Weft)?;
+                stage.restart_servers()?;
                 measure_round(stage, path, work, seconds, neighbours)
                     .with_context(|| format!("round {number} failed twice"))?
             }
@@ -106,7 +115,11 @@ fn measure_round(
     neighbours: &mut Neighbours,
 ) -> Result<Round> {
     let mut on = |side| measure_window(stage, side, path, work, seconds, neighbours);
-    Ok(Round { direct: on(Side::Direct).context("direct")?, weft: on(Side::Weft).context("weft")? })
+    let direct = on(Side::Direct).context("direct")?;
+    let weft = on(Side::Weft).context("weft")?;
+    let with_yardstick = stage.yardstick().is_some() && path == Path::CrossNode;
+    let yardstick = with_yardstick.then(|| on(Side::Yardstick).context("yardstick")).transpose()?;
+    Ok(Round { direct, weft, yardstick })
 }
 
 /// One window, with the proof that it went the way that its side stands for.
@@ -118,17 +131,23 @@ fn measure_window(
     seconds: u32,
     neighbours: &mut Neighbours,
 ) -> Result<Window> {
-    let mut run = || window::run(stage, stage.pair(side), path, work, seconds, neighbours);
+    let pair = stage.pair(side)?;
+    let mut run = || window::run(stage, pair, path, work, seconds, neighbours);
     if !stage.with_mesh() {
         return run();
     }
     let [client, server] = stage.agents(path);
     let before = Seen::now(client, server)?;
+    let yardstick = stage.yardstick().filter(|_| side == Side::Yardstick);
+    let counters = yardstick.map(|yardstick| yardstick.counters()).transpose()?;
     let window = run()?;
+    if let Some((yardstick, counters)) = yardstick.zip(counters) {
+        yardstick.verify(counters, &window.measure)?;
+    }
     match side {
-        // That the pods outside were not touched is part of every look.
-        Side::Direct => Seen::now(client, server).map(drop)?,
         Side::Weft => before.verify(client, server, path, &window.measure)?,
+        // That the pods outside were not touched is part of every look.
+        Side::Direct | Side::Yardstick => Seen::now(client, server).map(drop)?,
     }
     Ok(window)
 }
@@ -151,14 +170,14 @@ fn twice<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     })
 }
 
-fn require_programs() -> Result<()> {
+fn require_programs(programs: &[&str], what_for: &str) -> Result<()> {
     let path = std::env::var("PATH").unwrap_or_default();
     let directories: Vec<&str> = path.split(':').chain(["/usr/local/sbin", "/usr/sbin", "/sbin"]).collect();
     let there =
         |name: &str| directories.iter().any(|directory| std::path::Path::new(directory).join(name).is_file());
-    let missing: Vec<&str> = PROGRAMS.into_iter().filter(|name| !there(name)).collect();
+    let missing: Vec<&str> = programs.iter().copied().filter(|name| !there(name)).collect();
     if !missing.is_empty() {
-        bail!("not installed: {}; run `cargo xtask setup`", missing.join(", "));
+        bail!("not installed: {}{what_for}; run `cargo xtask setup`", missing.join(", "));
     }
     Ok(())
 }

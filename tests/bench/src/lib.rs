@@ -1,13 +1,13 @@
 //! The bench of the data path: the same programs on the same links with the mesh and without, in the same run.
 //!
 //! ```text
-//!   weft-bench ─▶ stage (lab, pods, servers) ─▶ for each path and work: round 1 direct, weft, round 2 direct, weft …
+//!   weft-bench ─▶ stage (lab, pods, servers) ─▶ for each path and work: round 1 direct, weft, (yardstick), round 2 …
 //!                                               └ window: program, its figures, agents' CPU, neighbours ─▶ proof
 //!   summary (ratio of each round, min/median/max) ─▶ table, JSON
 //! ```
 //!
 //! Invariants: a figure of the mesh is only taken if the agents' own counters show that the bytes went through it, and a
-//! figure of the direct pair only if they show nothing; ratios are made of neighbouring windows, never of medians.
+//! figure of the direct pair only if they show nothing (of the yardstick, if its own do); ratios are made of neighbouring windows, never of medians.
 //! Not here: a verdict. What is fast enough is for the reader, or for the issue that sets a bar.
 
 pub mod cli;
@@ -23,3 +23,4 @@ pub mod stage;
 pub mod summary;
 pub mod window;
 pub mod works;
+pub mod yardstick;

@@ -49,8 +49,8 @@ impl Idle {
         let before = resident(stage, "VmRSS")?;
         let [client, server] = stage.agents(Path::CrossNode);
         let seen = Seen::now(client, server)?;
-        let pair = stage.pair(Side::Weft);
-        let to = format!("{}:{ECHO_PORT}", pair.server(Path::CrossNode).address());
+        let pair = stage.pair(Side::Weft)?;
+        let to = format!("{}:{ECHO_PORT}", pair.address(Path::CrossNode)?);
         let (load, count) = (stage.load_program()?, CONNECTIONS.to_string());
         let mut holder = stage
             .on_client_core(|| pair.client.spawn([&load, "idle", "--to", &to, "--connections", &count]))?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lab::Agent;
 
-use crate::stage::{DIRECT_NAMESPACE, MESH_NAMESPACE};
+use crate::stage::{DIRECT_NAMESPACE, MESH_NAMESPACE, YARDSTICK_NAMESPACE};
 use crate::window::Measure;
 use crate::works::Path;
 
@@ -56,7 +56,7 @@ impl Seen {
         let of = |agent: &Agent, direction| -> Result<Carried> {
             let samples =
                 parse(&agent.metrics().with_context(|| format!("metrics of node {}", agent.node()))?);
-            if let Some(sample) = samples.iter().find(|sample| is_of_direct_pair(sample)) {
+            if let Some(sample) = samples.iter().find(|sample| is_outside(sample)) {
                 bail!("the agent of node {} has touched pods outside the mesh: {sample:?}", agent.node());
             }
             Ok(carried(&samples, direction))
@@ -135,10 +135,13 @@ fn carried(samples: &[Sample], direction: &str) -> Carried {
     carried
 }
 
-fn is_of_direct_pair(sample: &Sample) -> bool {
+fn is_outside(sample: &Sample) -> bool {
     let names = ["source_namespace", "destination_namespace"];
+    let outside = [DIRECT_NAMESPACE, YARDSTICK_NAMESPACE];
     sample.value > 0.0
-        && names.iter().any(|name| sample.labels.get(*name).is_some_and(|value| value == DIRECT_NAMESPACE))
+        && names
+            .iter()
+            .any(|name| sample.labels.get(*name).is_some_and(|value| outside.contains(&value.as_str())))
 }
 
 /// The mesh's own samples of a metrics page. Lines that are none are passed over.

@@ -9,8 +9,9 @@ use crate::cli::Options;
 use crate::memory::Memory;
 use crate::neighbours::DISTURBING;
 use crate::pin;
-use crate::summary::Figures;
+use crate::summary::{Figures, Spread};
 use crate::works::{Path, Work};
+use crate::yardstick;
 
 mod table;
 
@@ -44,6 +45,8 @@ pub struct Conditions {
     pub window_seconds: u32,
     /// No mesh was started: two equal sides.
     pub calibration: bool,
+    /// Program and version that was measured beside, if one was.
+    pub yardstick: Option<String>,
     /// Busy share of the machine before the run.
     pub idle_share: f64,
 }
@@ -58,7 +61,7 @@ pub struct Report {
 
 impl Conditions {
     /// Of this machine and run.
-    pub fn of(options: &Options, idle_share: f64) -> Result<Self> {
+    pub fn of(options: &Options, idle_share: f64, yardstick: Option<String>) -> Result<Self> {
         let kernel =
             std::fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
         Ok(Self {
@@ -68,6 +71,7 @@ impl Conditions {
             rounds: options.round_count(),
             window_seconds: options.window_seconds(),
             calibration: options.calibrate,
+            yardstick,
             idle_share,
         })
     }
@@ -78,10 +82,13 @@ impl Row {
     pub fn progress(&self) -> String {
         let Self { path, work, figures } = self;
         match figures {
-            Ok(figures) => format!(
-                "{path:<10} {work:<12}  ratio {:.2} ({:.2} to {:.2})",
-                figures.ratio.median, figures.ratio.min, figures.ratio.max
-            ),
+            Ok(figures) => {
+                let told =
+                    |ratio: Spread| format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max);
+                let beside =
+                    figures.yardstick.map(|one| format!("; {} {}", yardstick::PROGRAM, told(one.ratio)));
+                format!("{path:<10} {work:<12}  ratio {}{}", told(figures.ratio), beside.unwrap_or_default())
+            }
             Err(error) => format!("{path:<10} {work:<12}  FAILED: {error}"),
         }
     }
@@ -89,7 +96,8 @@ impl Row {
     fn json(&self) -> Value {
         let (path, work) = (self.path.to_string(), self.work.to_string());
         match &self.figures {
-            Ok(figures) => json!({
+            Ok(figures) => {
+                let mut row = json!({
                 "path": path,
                 "work": work,
                 "direct": figures.direct,
@@ -99,7 +107,12 @@ impl Row {
                 "unit": self.work.kind.cost_unit(),
                 "p50_us": figures.p50_us,
                 "p99_us": figures.p99_us,
-            }),
+                });
+                if let Some(yardstick) = figures.yardstick {
+                    row["yardstick"] = json!(yardstick);
+                }
+                row
+            }
             Err(error) => json!({ "path": path, "work": work, "error": error }),
         }
     }
@@ -150,6 +163,7 @@ impl Report {
                 "rounds": conditions.rounds,
                 "window_seconds": conditions.window_seconds,
                 "calibration": conditions.calibration,
+                "yardstick": conditions.yardstick,
                 "version": env!("CARGO_PKG_VERSION"),
             },
         })

@@ -7,12 +7,14 @@
 //!   ├ bench-direct/client         ├ bench-direct/far    not enrolled: same nodes, same links, same programs
 //!   ├ bench-direct/near
 //!   ├ agent, controller           ├ agent
+//!   ├ bench-yardstick/client      ├ bench-yardstick/far    with --yardstick; not enrolled, each with a HAProxy
 //!   └ with --pin: core 0          └ with --pin: core 1
 //! ```
 //!
 //! Programs dial the pods' own addresses, so that no kube-proxy is on either side. A further kind of relay to compare with
 //! is a further [`Pair`], with its own pods and `relays`.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +24,16 @@ use lab::programs::{self, Server};
 use lab::{Agent, Lab, Pod};
 
 use crate::window::WRK_SCRIPT;
-use crate::works::Path;
+use crate::works::{PATHS, Path};
+use crate::yardstick::Yardstick;
 use crate::{cpu, pin};
 
 /// Kubernetes namespace of the enrolled pods.
 pub const MESH_NAMESPACE: &str = "bench-mesh";
 /// Kubernetes namespace of the others.
 pub const DIRECT_NAMESPACE: &str = "bench-direct";
+/// Kubernetes namespace of the pods with a HAProxy.
+pub const YARDSTICK_NAMESPACE: &str = "bench-yardstick";
 /// iperf3's own.
 pub const IPERF_PORT: u16 = 5201;
 /// `weft-load`, for requests and idle connections.
@@ -39,6 +44,8 @@ pub const CLOSE_PORT: u16 = 7001;
 pub const HTTP_PORT: u16 = 8080;
 /// What nginx serves: 1 KiB.
 pub const HTTP_FILE: &str = "kilobyte";
+/// Every port that a server listens on.
+const PORTS: [u16; 4] = [IPERF_PORT, ECHO_PORT, CLOSE_PORT, HTTP_PORT];
 /// How long programs that were killed take to let go of their ports.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -46,22 +53,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Stage {
     /// Programs before the lab, so that they end first.
-    pairs: [Pair; 2],
+    direct: Pair,
+    weft: Pair,
+    beside: Option<(Yardstick, Pair)>,
     lab: Lab,
     pinned: bool,
     with_mesh: bool,
 }
 
-/// A client and its two servers, all in the mesh or all outside.
+/// A client and its servers, all in the mesh or all outside.
 #[derive(Debug)]
 pub struct Pair {
     /// On node a.
     pub client: Arc<Pod>,
     /// On node b.
     far: ServerPod,
-    /// On node a.
-    near: ServerPod,
-    /// Cgroups of what stands between them: the agents, or nothing.
+    /// On node a; there is none in the pair of the yardstick.
+    near: Option<ServerPod>,
+    /// Where clients dial that do not dial the server itself.
+    dialled: Option<Ipv4Addr>,
+    /// Cgroups of what stands between them: the agents, the yardstick's processes, or nothing.
     pub relays: Vec<PathBuf>,
 }
 
@@ -80,11 +91,13 @@ pub enum Side {
     Direct,
     /// In the mesh.
     Weft,
+    /// Outside the mesh, behind a pair of HAProxy.
+    Yardstick,
 }
 
 impl Stage {
     /// Starts the lab, the mesh, the pods and the servers, and waits for all of them.
-    pub fn start(pinned: bool, with_mesh: bool) -> Result<Self> {
+    pub fn start(pinned: bool, with_mesh: bool, with_yardstick: bool) -> Result<Self> {
         if pinned && pin::cores() < 2 {
             bail!("--pin needs two cores, one for each node; this process may use {}", pin::cores());
         }
@@ -98,29 +111,44 @@ impl Stage {
             }
             lab.namespace(MESH_NAMESPACE).captured()?;
         }
-        let direct = Pair::start(&lab, pinned, DIRECT_NAMESPACE)?;
-        let mut weft = Pair::start(&lab, pinned, MESH_NAMESPACE)?;
+        let direct = Pair::start(&lab, pinned, DIRECT_NAMESPACE, &PATHS)?;
+        let mut weft = Pair::start(&lab, pinned, MESH_NAMESPACE, &PATHS)?;
+        let beside = with_yardstick.then(|| start_yardstick(&lab, pinned)).transpose()?;
         if with_mesh {
             weft.await_enrolled(&lab)?;
             direct.await_excluded(&lab)?;
+            if let Some((_, pair)) = &beside {
+                pair.await_excluded(&lab)?;
+            }
             let pid = |agent: &Agent| agent.pid().context("an agent that does not run");
             weft.relays =
                 lab.agents().iter().map(|agent| cpu::cgroup_of(pid(agent)?)).collect::<Result<_>>()?;
         }
-        Ok(Self { pairs: [direct, weft], lab, pinned, with_mesh })
+        Ok(Self { direct, weft, beside, lab, pinned, with_mesh })
     }
 
     /// The pods of a side.
-    pub fn pair(&self, side: Side) -> &Pair {
-        &self.pairs[side as usize]
+    pub fn pair(&self, side: Side) -> Result<&Pair> {
+        Ok(match side {
+            Side::Direct => &self.direct,
+            Side::Weft => &self.weft,
+            Side::Yardstick => &self.beside.as_ref().context("no yardstick was started")?.1,
+        })
     }
 
-    /// Starts the servers of a side anew: after a failure they may be in any state.
-    pub fn restart_servers(&mut self, side: Side) -> Result<()> {
-        let pair = &mut self.pairs[side as usize];
-        for server in [&mut pair.far, &mut pair.near] {
-            server.stop()?;
-            server.start()?;
+    /// The yardstick, if there is one.
+    pub fn yardstick(&self) -> Option<&Yardstick> {
+        self.beside.as_ref().map(|(yardstick, _)| yardstick)
+    }
+
+    /// Starts all servers anew: after a failure they may be in any state.
+    pub fn restart_servers(&mut self) -> Result<()> {
+        let pairs = [&mut self.direct, &mut self.weft].into_iter();
+        for pair in pairs.chain(self.beside.as_mut().map(|(_, pair)| pair)) {
+            for server in [&mut pair.far].into_iter().chain(&mut pair.near) {
+                server.stop()?;
+                server.start()?;
+            }
         }
         Ok(())
     }
@@ -160,7 +188,7 @@ impl Stage {
 
     /// Takes everything away.
     pub fn stop(self) -> Result<()> {
-        drop(self.pairs);
+        drop((self.direct, self.weft, self.beside));
         self.lab.stop()
     }
 }
@@ -172,6 +200,18 @@ fn restart_on_cores(lab: &Lab) -> Result<()> {
         pin::on_core(core(true, agent.node()), || agent.restart())?;
     }
     Ok(())
+}
+
+/// A pair of pods outside the mesh with a HAProxy in each, across nodes alone.
+fn start_yardstick(lab: &Lab, pinned: bool) -> Result<(Yardstick, Pair)> {
+    let mut pair = Pair::start(lab, pinned, YARDSTICK_NAMESPACE, &[Path::CrossNode])?;
+    let yardstick = Yardstick::start(&pair.client, &pair.far.pod, &PORTS, |node, start| {
+        pin::on_core(core(pinned, node), start)
+    });
+    let yardstick = yardstick.context("start the yardstick")?;
+    pair.dialled = Some(pair.client.v4());
+    pair.relays = yardstick.cgroups()?;
+    Ok((yardstick, pair))
 }
 
 fn core(pinned: bool, node: &str) -> Option<usize> {
@@ -187,7 +227,7 @@ fn text(path: PathBuf) -> Result<String> {
 }
 
 impl Pair {
-    fn start(lab: &Lab, pinned: bool, namespace: &str) -> Result<Self> {
+    fn start(lab: &Lab, pinned: bool, namespace: &str, paths: &[Path]) -> Result<Self> {
         let pod = |name: &str, node: &str| -> Result<Arc<Pod>> {
             let builder = lab.pod(&format!("{namespace}/{name}")).node(node);
             pin::on_core(core(pinned, node), || builder.start())
@@ -201,21 +241,23 @@ impl Pair {
         Ok(Self {
             client: pod("client", "a")?,
             far: server("far", "b")?,
-            near: server("near", "a")?,
+            near: paths.contains(&Path::SameNode).then(|| server("near", "a")).transpose()?,
+            dialled: None,
             relays: Vec::new(),
         })
     }
 
-    /// The server at the end of a path.
-    pub fn server(&self, path: Path) -> &ServerPod {
-        match path {
-            Path::CrossNode => &self.far,
-            Path::SameNode => &self.near,
-        }
+    /// The address that clients dial to reach the server at the end of a path.
+    pub fn address(&self, path: Path) -> Result<String> {
+        let server = match path {
+            Path::CrossNode => self.dialled.unwrap_or_else(|| self.far.pod.v4()),
+            Path::SameNode => self.near.as_ref().context("no server on the same node")?.pod.v4(),
+        };
+        Ok(server.to_string())
     }
 
-    fn pods(&self) -> [&Arc<Pod>; 3] {
-        [&self.client, &self.far.pod, &self.near.pod]
+    fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        [&self.client, &self.far.pod].into_iter().chain(self.near.as_ref().map(|near| &near.pod))
     }
 
     fn await_enrolled(&self, lab: &Lab) -> Result<()> {
@@ -227,16 +269,11 @@ impl Pair {
     }
 
     fn await_excluded(&self, lab: &Lab) -> Result<()> {
-        self.pods().into_iter().try_for_each(|pod| lab.await_excluded(pod))
+        self.pods().try_for_each(|pod| lab.await_excluded(pod))
     }
 }
 
 impl ServerPod {
-    /// The address that clients dial.
-    pub fn address(&self) -> String {
-        self.pod.v4().to_string()
-    }
-
     fn start(&mut self) -> Result<()> {
         let pod = &self.pod;
         let (iperf, echo, close) = (IPERF_PORT.to_string(), ECHO_PORT.to_string(), CLOSE_PORT.to_string());
@@ -260,8 +297,7 @@ impl ServerPod {
         self.servers.clear();
         lab::eventually(PATIENCE, || {
             let ports = self.pod.listening_ports().map_err(|error| format!("{error:#}"))?;
-            let ours = [IPERF_PORT, ECHO_PORT, CLOSE_PORT, HTTP_PORT];
-            match ports.iter().find(|port| ours.contains(port)) {
+            match ports.iter().find(|port| PORTS.contains(port)) {
                 Some(port) => Err(format!("port {port} of {} is still taken", self.pod.key())),
                 None => Ok(()),
             }

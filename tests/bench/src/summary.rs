@@ -24,6 +24,8 @@ pub struct Round {
     pub direct: Window,
     /// Through the mesh.
     pub weft: Window,
+    /// Through the yardstick, where that is measured.
+    pub yardstick: Option<Window>,
 }
 
 /// What a path and work came to.
@@ -37,6 +39,8 @@ pub struct Figures {
     pub ratio: Spread,
     /// Agents' CPU, in the kind's cost unit.
     pub cpu_per_unit: Spread,
+    /// The same figures of the yardstick, if it was measured in every round.
+    pub yardstick: Option<Yardstick>,
     /// Median over the rounds of each side's median time, where the work has times.
     pub p50_us: Sides,
     /// The same of the 99th percentile.
@@ -47,6 +51,18 @@ pub struct Figures {
     pub others_share: f64,
     /// Share of the machine that the hypervisor gave to others.
     pub steal_share: f64,
+}
+
+/// What the yardstick came to, in the same rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Yardstick {
+    /// In [`Work::figure_unit`]; for the table.
+    #[serde(skip)]
+    pub figure: Spread,
+    /// Yardstick to direct of each round.
+    pub ratio: Spread,
+    /// CPU of both its processes, in the kind's cost unit.
+    pub cpu_per_unit: Spread,
 }
 
 /// A value of each side.
@@ -79,15 +95,17 @@ impl Figures {
             direct: median(rounds.iter().filter_map(|round| value(&round.direct))),
             weft: median(rounds.iter().filter_map(|round| value(&round.weft))),
         };
-        let windows = || rounds.iter().flat_map(|round| [&round.direct, &round.weft]);
+        let windows = || {
+            rounds.iter().flat_map(|round| [&round.direct, &round.weft].into_iter().chain(&round.yardstick))
+        };
+        let cost = |window: &Window| work.kind.cost(window.relays_cpu.as_secs_f64(), window.measure.units);
         let total: f64 = windows().map(|window| window.machine.total).sum::<f64>().max(f64::MIN_POSITIVE);
         Self {
             direct: spread(&|round| round.direct.figure(work)),
             weft: spread(&|round| round.weft.figure(work)),
             ratio: spread(&|round| round.weft.figure(work) / round.direct.figure(work)),
-            cpu_per_unit: spread(&|round| {
-                work.kind.cost(round.weft.relays_cpu.as_secs_f64(), round.weft.measure.units)
-            }),
+            cpu_per_unit: spread(&|round| cost(&round.weft)),
+            yardstick: Yardstick::of(work, rounds, cost),
             p50_us: sides(&|window| window.measure.p50_us),
             p99_us: sides(&|window| window.measure.p99_us),
             machine_per_unit: sides(&|window| {
@@ -96,6 +114,23 @@ impl Figures {
             others_share: windows().map(|window| window.others).sum::<f64>() / total,
             steal_share: windows().map(|window| window.machine.steal).sum::<f64>() / total,
         }
+    }
+}
+
+impl Yardstick {
+    fn of(work: Work, rounds: &[Round], cost: impl Fn(&Window) -> f64) -> Option<Self> {
+        let pairs: Vec<(&Window, &Window)> = rounds
+            .iter()
+            .map(|round| Some((round.yardstick.as_ref()?, &round.direct)))
+            .collect::<Option<_>>()?;
+        let spread = |value: &dyn Fn(&Window, &Window) -> f64| {
+            Spread::of(pairs.iter().map(|(own, direct)| value(own, direct)))
+        };
+        Some(Self {
+            figure: spread(&|own, _| own.figure(work)),
+            ratio: spread(&|own, direct| own.figure(work) / direct.figure(work)),
+            cpu_per_unit: spread(&|own, _| cost(own)),
+        })
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Measure {
 pub struct Window {
     /// The program's own figures.
     pub measure: Measure,
-    /// CPU of what relays between client and server (the agents); zero where nothing does.
+    /// CPU of what relays between client and server (the agents, or the yardstick); zero where nothing does.
     pub relays_cpu: Duration,
     /// CPU of the whole machine.
     pub machine: MachineTime,
@@ -81,7 +81,7 @@ pub fn run(
 }
 
 fn run_program(stage: &Stage, pair: &Pair, path: Path, work: Work, seconds: u32) -> Result<Measure> {
-    let server = pair.server(path).address();
+    let server = pair.address(path)?;
     let (width, time) = (work.width.to_string(), seconds.to_string());
     let load = stage.load_program()?;
     let to = |port: u16| format!("{server}:{port}");

@@ -86,7 +86,7 @@ impl Work {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::CrossNode => "cross-node",
             Self::SameNode => "same-node",
         })
@@ -101,7 +101,7 @@ impl fmt::Display for Work {
             Kind::Connect => "connect",
             Kind::Http => "http",
         };
-        write!(f, "{kind}-{}", self.width)
+        f.pad(&format!("{kind}-{}", self.width))
     }
 }
 

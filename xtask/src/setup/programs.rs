@@ -29,6 +29,7 @@ const PROGRAMS: &[Program] = &[
     Program { binaries: &["tcpdump"], packages: &["tcpdump"] },
     Program { binaries: &["iperf3"], packages: &["iperf3"] },
     Program { binaries: &["wrk"], packages: &["wrk"] },
+    Program { binaries: &["haproxy"], packages: &["haproxy"] },
     Program { binaries: &["redis-server"], packages: &["redis-server"] },
     Program { binaries: &["redis-cli", "redis-benchmark"], packages: &["redis-tools"] },
     Program { binaries: &["postgres", "initdb", "psql", "pgbench"], packages: &["postgresql"] },
@@ -84,7 +85,7 @@ pub(super) fn ensure(apt: &Apt, mode: Mode) -> Result<Vec<Missing>> {
     }
     if !packages.is_empty() {
         apt.install("test programs", &packages)?;
-        let services = ["nginx", "redis-server", "postgresql", "mariadb-server", "openssh-server"];
+        let services = ["nginx", "haproxy", "redis-server", "postgresql", "mariadb-server", "openssh-server"];
         if packages.iter().any(|package| services.iter().any(|service| package.starts_with(service))) {
             say!("         their services are not started now; at the next boot your init system may");
         }

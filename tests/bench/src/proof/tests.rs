@@ -58,7 +58,9 @@ fn the_kernel_may_carry_it_on_one_node_only() {
 
 #[test]
 fn pods_outside_the_mesh_are_found_wherever_they_appear() {
-    let text = page(1, 1, "plaintext").replacen(MESH_NAMESPACE, DIRECT_NAMESPACE, 1);
-    assert!(parse(&text).iter().any(is_of_direct_pair));
-    assert!(!parse(&page(1, 1, "mtls")).iter().any(is_of_direct_pair));
+    for outside in [DIRECT_NAMESPACE, YARDSTICK_NAMESPACE] {
+        let text = page(1, 1, "plaintext").replacen(MESH_NAMESPACE, outside, 1);
+        assert!(parse(&text).iter().any(is_outside), "{outside}");
+    }
+    assert!(!parse(&page(1, 1, "mtls")).iter().any(is_outside));
 }

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::{Report, Row};
 use crate::neighbours::DISTURBING;
-use crate::summary::{Figures, Sides};
+use crate::summary::{Figures, Sides, Yardstick};
 
-const HEADINGS: [&str; 12] = [
+const HEADINGS: [&str; 15] = [
     "path",
     "work",
     "direct",
@@ -16,12 +16,17 @@ const HEADINGS: [&str; 12] = [
     "min",
     "max",
     "agents' CPU",
+    "haproxy",
+    "its ratio",
+    "its CPU",
     "machine's CPU",
     "p50 us",
     "p99 us",
 ];
 /// Columns of words are flush left, columns of numbers flush right.
 const LEFT: [usize; 3] = [0, 1, 4];
+/// Columns that are only there if the yardstick was measured.
+const YARDSTICK: std::ops::Range<usize> = 9..12;
 
 impl Report {
     /// For people.
@@ -30,17 +35,19 @@ impl Report {
             if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
         };
         let mut text = String::from("\n");
-        let cells: Vec<[String; 12]> =
+        let cells: Vec<[String; 15]> =
             self.rows.iter().filter_map(|row| Some(cells(row, row.figures.as_ref().ok()?))).collect();
         let all = || std::iter::once(HEADINGS.map(str::to_owned)).chain(cells.iter().cloned());
-        let mut widths = [0; 12];
+        let left_out = if self.conditions.yardstick.is_some() { 0..0 } else { YARDSTICK };
+        let mut widths = [0; 15];
         for line in all() {
             for (width, cell) in widths.iter_mut().zip(&line) {
                 *width = (*width).max(cell.chars().count());
             }
         }
         for (number, line) in all().enumerate().filter(|_| !cells.is_empty()) {
-            let padded = line.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
+            let shown = line.iter().zip(widths).enumerate().filter(|(column, _)| !left_out.contains(column));
+            let padded = shown.map(|(column, (cell, width))| {
                 if LEFT.contains(&column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
             });
             let line = padded.collect::<Vec<_>>().join("  ");
@@ -59,6 +66,12 @@ impl Report {
             "ratio: weft to direct within a round (rr-1: of median times, so less is better; else of rates); direct, weft \
              and CPU: medians\nmachine's CPU and times: direct / weft\n",
         );
+        if let Some(program) = &self.conditions.yardstick {
+            let _ = writeln!(
+                text,
+                "yardstick: a pair of {program} under mutual TLS, in the same rounds; CPU of both in the unit of the agents'"
+            );
+        }
         if self.conditions.calibration {
             text.push_str("calibration: both sides are outside the mesh\n");
         }
@@ -123,8 +136,10 @@ impl Report {
     }
 }
 
-fn cells(row: &Row, figures: &Figures) -> [String; 12] {
+fn cells(row: &Row, figures: &Figures) -> [String; 15] {
     let unit = row.work.kind.cost_unit();
+    let beside =
+        |value: &dyn Fn(Yardstick) -> String| figures.yardstick.map_or_else(|| "-".to_owned(), value);
     [
         row.path.to_string(),
         row.work.to_string(),
@@ -135,6 +150,9 @@ fn cells(row: &Row, figures: &Figures) -> [String; 12] {
         format!("{:.2}", figures.ratio.min),
         format!("{:.2}", figures.ratio.max),
         format!("{} {unit}", number(figures.cpu_per_unit.median)),
+        beside(&|one| number(one.figure.median)),
+        beside(&|one| format!("{:.2}", one.ratio.median)),
+        beside(&|one| number(one.cpu_per_unit.median)),
         sides(figures.machine_per_unit),
         sides(figures.p50_us),
         sides(figures.p99_us),

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
-use crate::summary::{Sides, Spread};
+use crate::summary::{Sides, Spread, Yardstick};
 use crate::works::Kind;
 
 fn figures(others_share: f64) -> Figures {
@@ -12,6 +12,7 @@ fn figures(others_share: f64) -> Figures {
         weft: spread(500.0),
         ratio: spread(0.5),
         cpu_per_unit: spread(12.0),
+        yardstick: None,
         p50_us: sides,
         p99_us: sides,
         machine_per_unit: sides,
@@ -28,6 +29,7 @@ fn report(figures: Result<Figures, String>) -> Report {
         rounds: 5,
         window_seconds: 1,
         calibration: false,
+        yardstick: None,
         idle_share: 0.01,
     };
     let work = Work { kind: Kind::Http, width: 32 };
@@ -92,4 +94,38 @@ fn only_a_terminal_gets_colours() {
     let report = report(Ok(figures(0.2)));
     assert!(!report.table(false).contains('\x1b'));
     assert!(report.table(true).contains('\x1b'));
+}
+
+#[test]
+fn the_yardstick_stands_in_the_row_that_it_was_measured_in() {
+    let spread = |median: f64| Spread { min: median / 2.0, median, max: median * 2.0 };
+    let yardstick = Yardstick { figure: spread(876.0), ratio: spread(0.4321), cpu_per_unit: spread(23.4) };
+    let mut report = report(Ok(Figures { yardstick: Some(yardstick), ..figures(0.0) }));
+    report.conditions.yardstick = Some("haproxy 2.6".into());
+    let work = Work { kind: Kind::Request, width: 1 };
+    report.rows.push(Row { path: Path::SameNode, work, figures: Ok(figures(0.0)) });
+    let json = report.json();
+    assert_eq!(
+        json["rows"][0]["yardstick"],
+        json!({
+            "ratio": { "min": 0.21605, "median": 0.4321, "max": 0.8642 },
+            "cpu_per_unit": { "min": 11.7, "median": 23.4, "max": 46.8 },
+        })
+    );
+    assert!(json["rows"][1].get("yardstick").is_none(), "{json}");
+    assert_eq!(json["run"]["yardstick"], "haproxy 2.6");
+    let table = report.table(false);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[1].contains("agents' CPU  haproxy  its ratio  its CPU  machine's CPU"), "{table}");
+    assert!(lines[2].contains("12.0 us/request      876       0.43     23.4"), "{table}");
+    let progress = report.rows[0].progress();
+    assert_eq!(progress, "same-node  http-32       ratio 0.50 (0.25 to 1.00); haproxy 0.43 (0.22 to 0.86)");
+}
+
+#[test]
+fn without_the_yardstick_there_is_no_word_of_it() {
+    let report = report(Ok(figures(0.0)));
+    assert!(!report.table(false).contains("haproxy"), "{}", report.table(false));
+    assert!(report.json()["rows"][0].get("yardstick").is_none());
+    assert!(!report.rows[0].progress().contains("haproxy"));
 }
