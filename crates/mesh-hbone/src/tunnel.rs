@@ -58,7 +58,8 @@ pub trait Duplex {
 /// Why this end resets a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetCode {
-    /// The application reset its connection, or nobody wants the tunnel any more.
+    /// The application reset its connection, or nobody wants the tunnel any more. On the wire CONNECT_ERROR (RFC 9113,
+    /// section 8.5): ztunnel takes CANCEL and NO_ERROR for a clean end of stream.
     Cancel,
     /// The connection to the application broke for a reason of this node's.
     Internal,
@@ -219,7 +220,7 @@ impl Sink for SendHalf {
         self.ended = true;
         if let Some(stream) = &mut self.stream {
             stream.send_reset(match code {
-                ResetCode::Cancel => h2::Reason::CANCEL,
+                ResetCode::Cancel => h2::Reason::CONNECT_ERROR,
                 ResetCode::Internal => h2::Reason::INTERNAL_ERROR,
             });
         }
@@ -230,6 +231,7 @@ impl Sink for SendHalf {
             return Poll::Ready(dead());
         };
         Poll::Ready(match ready!(stream.poll_reset(cx)) {
+            Ok(h2::Reason::NO_ERROR) => SendError::Unwanted,
             Ok(reason) => SendError::Reset(Arc::new(h2::Error::from(reason))),
             Err(error) => error.into(),
         })
