@@ -27,7 +27,10 @@ mod workload;
 mod tests;
 
 pub use captures::{Captures, Report, ReportError, Word};
-use facts::{CAPTURE_LABEL, Fact, Key, Kind, NamespaceFact, PodFact, ServiceFact, SliceFact, TUNNEL_ANNOTATION, matches};
+use facts::{
+    CAPTURE_LABEL, Fact, Key, Kind, NamespaceFact, PodFact, ServiceFact, SliceFact, TUNNEL_ANNOTATION,
+    matches,
+};
 
 /// Namespace and name.
 type ObjectName = (Arc<str>, Arc<str>);

@@ -104,12 +104,7 @@ impl Client {
     }
 
     /// The same with another method.
-    pub async fn request(
-        &self,
-        method: Method,
-        uri: &str,
-        headers: &[(&str, &[u8])],
-    ) -> Result<Asked> {
+    pub async fn request(&self, method: Method, uri: &str, headers: &[(&str, &[u8])]) -> Result<Asked> {
         let mut request = Request::new(());
         *request.method_mut() = method;
         *request.version_mut() = Version::HTTP_2;
@@ -130,7 +125,9 @@ impl Client {
     /// Asks whether the other end is there.
     pub async fn ping(&mut self) -> Result<()> {
         let pings = &mut self.pings;
-        within(async { Ok(pings.ping(Ping::opaque()).await.map(|_| ())?) }).await.context("wait for a PING's answer")
+        within(async { Ok(pings.ping(Ping::opaque()).await.map(|_| ())?) })
+            .await
+            .context("wait for a PING's answer")
     }
 
     /// How many streams the agent takes at once, by its SETTINGS.

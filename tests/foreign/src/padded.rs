@@ -81,7 +81,11 @@ impl<S: AsyncWrite + Unpin> Padded<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Padded<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, out))?;
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -61,8 +61,16 @@ pub fn compare(seen: &Fields, recorded: &Fields) -> Result<()> {
 pub fn settings(heard: &[u8]) -> Result<Fields> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const NAMES: [&str; 10] = [
-        "", "header_table_size", "enable_push", "max_concurrent_streams", "initial_window_size",
-        "max_frame_size", "max_header_list_size", "", "enable_connect_protocol", "no_rfc7540_priorities",
+        "",
+        "header_table_size",
+        "enable_push",
+        "max_concurrent_streams",
+        "initial_window_size",
+        "max_frame_size",
+        "max_header_list_size",
+        "",
+        "enable_connect_protocol",
+        "no_rfc7540_priorities",
     ];
     ensure!(heard.starts_with(PREFACE), "no preface: {heard:?}");
     let frame = &heard[PREFACE.len()..];

@@ -1,15 +1,15 @@
 //! The server end: the agent of a pod that is annotated `weft.dev/tunnel: hbone`, at port 15008 of that pod. It hands each
 //! CONNECT to what the test put in, and keeps what it saw.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use h2::{Ping, PingPong, RecvStream, Reason};
 use h2::server::SendResponse;
+use h2::{Ping, PingPong, Reason, RecvStream};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use lab::Pod;
@@ -66,6 +66,8 @@ struct Seen {
     streams: Vec<Arc<Streams>>,
     /// Method, authority and headers of each CONNECT.
     arrivals: Vec<Parts>,
+    /// Whether each has said GOAWAY, or is over.
+    left: Vec<Arc<AtomicBool>>,
     /// Why connections did not get past their handshakes.
     failures: Vec<String>,
 }
@@ -175,9 +177,15 @@ impl Server {
         self.pongs.load(Ordering::Relaxed)
     }
 
-    /// Says GOAWAY on all connections that there are: what runs may end in its own time.
-    pub fn leave(&self) {
+    /// Says GOAWAY on all connections that there are: what runs may end in its own time. When this returns, whatever
+    /// the server says comes after it.
+    pub fn leave(&self) -> Result<()> {
+        let all = self.seen().left.clone();
         self.leave.send_modify(|times| *times += 1);
+        lab::eventually(PATIENCE, || match all.iter().filter(|left| !left.load(Ordering::Acquire)).count() {
+            0 => Ok(()),
+            some => Err(format!("{some} of {} connections go on", all.len())),
+        })
     }
 
     /// Drops everything, and waits until the clients have let go of their connections.
@@ -243,24 +251,27 @@ impl Shared {
 
     async fn serve_connection(mut self, tcp: TcpStream) -> Result<()> {
         tcp.set_nodelay(true)?;
-        let tls = tokio_rustls::TlsAcceptor::from(self.tls.clone()).accept(tcp).await.context("the handshake")?;
+        let tls =
+            tokio_rustls::TlsAcceptor::from(self.tls.clone()).accept(tcp).await.context("the handshake")?;
         let session = tls.get_ref().1;
         ensure!(session.alpn_protocol() == Some(b"h2"), "ALPN {:?}", session.alpn_protocol());
         let leaf = session.peer_certificates().and_then(<[_]>::first).context("no certificate")?;
         let (client, name) = (pki::identity(leaf)?, session.server_name().map(str::to_owned));
         let (heard, streams): (Heard, Arc<Streams>) = Default::default();
+        let left = Left::default();
+        self.leave.mark_unchanged();
         let number = {
             let mut seen = lock(&self.seen);
             seen.clients.push(client);
             seen.names.push(name);
             seen.heard.push(heard.clone());
             seen.streams.push(streams.clone());
+            seen.left.push(left.0.clone());
             seen.clients.len() - 1
         };
         if let Some(pause) = self.manner.late_settings {
             tokio::time::sleep(pause).await;
         }
-        self.leave.mark_unchanged();
         let Windows { stream, connection, frame } = self.manner.windows;
         let mut h2 = h2::server::Builder::new()
             .initial_window_size(stream)
@@ -276,7 +287,11 @@ impl Shared {
         loop {
             let arrived = tokio::select! {
                 arrived = h2.accept() => arrived,
-                Ok(()) = self.leave.changed() => { h2.graceful_shutdown(); continue }
+                Ok(()) = self.leave.changed() => {
+                    h2.graceful_shutdown();
+                    left.0.store(true, Ordering::Release);
+                    continue;
+                }
             };
             let Some(arrived) = arrived else { return Ok(()) };
             let (request, respond) = arrived?;
@@ -284,12 +299,23 @@ impl Shared {
             lock(&self.seen).arrivals.push(head.clone());
             let now = streams.open.fetch_add(1, Ordering::Relaxed) + 1;
             streams.most.fetch_max(now, Ordering::Relaxed);
-            let (done, work) = (streams.clone(), (self.serve)(Arrival { connection: number, head, receive, respond }));
+            let (done, work) =
+                (streams.clone(), (self.serve)(Arrival { connection: number, head, receive, respond }));
             tokio::spawn(async move {
                 work.await;
                 done.open.fetch_sub(1, Ordering::Relaxed);
             });
         }
+    }
+}
+
+/// Set when the connection has said GOAWAY, or is over.
+#[derive(Debug, Default)]
+struct Left(Arc<AtomicBool>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

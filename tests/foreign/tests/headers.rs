@@ -12,8 +12,8 @@ use foreign::recorded::{Fields, Recorded, Request, compare, filled, seen, settin
 use foreign::{Cast, Client, Manner};
 use futures_util::FutureExt;
 use http::Method;
-use lab::row::Table;
 use lab::Lab;
+use lab::row::Table;
 use serde::de::DeserializeOwned;
 
 const TEST: &str = "what_is_said_is_what_is_recorded";
@@ -33,14 +33,14 @@ fn what_is_said_is_what_is_recorded() {
 fn what_is_recorded(lab: &Lab) -> Result<()> {
     let cast = Cast::start(lab)?;
     let mut table = Table::new(TEST);
-    for (family, address) in
-        [("IPv4", IpAddr::from(cast.foreign.v4())), ("IPv6", cast.foreign.v6().into())]
-    {
+    for (family, address) in [("IPv4", IpAddr::from(cast.foreign.v4())), ("IPv6", cast.foreign.v6().into())] {
         table.row(&format!("the request that Weft sends, {family}"), || sent(&cast, address));
     }
     let client = cast.call(cast.server.v4())?;
     for answer in read::<Vec<Recorded>>(ANSWERS)? {
-        table.row(&format!("the answer that Weft gives: {}", answer.name), || answered(&cast, &client, &answer));
+        table.row(&format!("the answer that Weft gives: {}", answer.name), || {
+            answered(&cast, &client, &answer)
+        });
     }
     for request in read::<Vec<Request>>(OTHERS)? {
         table.row(&format!("Weft takes {}", request.name), || taken(lab, &cast, &client, &request));
@@ -69,8 +69,7 @@ fn sent(cast: &Cast, address: IpAddr) -> Result<String> {
     ] {
         fields.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
-    let holes =
-        BTreeMap::from([("target", target.to_string()), ("client", app.local_addr()?.to_string())]);
+    let holes = BTreeMap::from([("target", target.to_string()), ("client", app.local_addr()?.to_string())]);
     compare(&fields, &filled(&read::<Recorded>(REQUEST)?.fields, &holes))?;
     compare(&settings(&server.heard())?, &filled(&read::<Recorded>(SETTINGS)?.fields, &holes))?;
     server.stop()?;

@@ -33,13 +33,19 @@ fn limits_are_kept(lab: &Lab) -> Result<()> {
     for (limit, conversations) in [(1, 20), (10, 64), (100, 150)] {
         for late in [None, Some(Duration::from_millis(300))] {
             let when = if late.is_some() { ", said late" } else { "" };
-            table.row(&format!("{conversations} at once to a server that takes {limit} on a connection{when}"), || {
-                let manner = Manner { max_streams: Some(limit), late_settings: late, ..Manner::default() };
-                at_once(&cast, manner, limit as usize, conversations)
-            });
+            table.row(
+                &format!("{conversations} at once to a server that takes {limit} on a connection{when}"),
+                || {
+                    let manner =
+                        Manner { max_streams: Some(limit), late_settings: late, ..Manner::default() };
+                    at_once(&cast, manner, limit as usize, conversations)
+                },
+            );
         }
     }
-    table.row("more than a server takes on all connections is refused at once, and counted", || too_many(lab, &cast));
+    table.row("more than a server takes on all connections is refused at once, and counted", || {
+        too_many(lab, &cast)
+    });
     table.row("a server leaves while tunnels run, again and again", || leaves(&cast));
     table.finish();
     Ok(())
@@ -102,7 +108,9 @@ fn too_many(lab: &Lab, cast: &Cast) -> Result<String> {
     ends(&gone, "eof")?;
     drop(gone);
     lab::eventually(Duration::from_secs(5), || {
-        dial(&cast.client, any(cast)).and_then(|app| echo(&app, b"room?")).map_err(|error| format!("{error:#}"))
+        dial(&cast.client, any(cast))
+            .and_then(|app| echo(&app, b"room?"))
+            .map_err(|error| format!("{error:#}"))
     })?;
     for app in &held {
         echo(app, b"still here")?;
@@ -111,16 +119,22 @@ fn too_many(lab: &Lab, cast: &Cast) -> Result<String> {
     Ok(format!("{CONNECTIONS} run, 5 more refused"))
 }
 
-/// Conversations begin, go on and end all the time, while the server says GOAWAY on all connections again and again.
+/// Conversations begin, go on and end, while the server says GOAWAY on all connections again and again. A CONNECT that
+/// crosses a GOAWAY on its way is another matter (`docs/hbone.md`): here the agent has it, because what runs on the same
+/// connection has been answered behind it.
 fn leaves(cast: &Cast) -> Result<String> {
     const TIMES: usize = 10;
     let server = cast.host(Manner::default(), |arrival| send_back(arrival).boxed())?;
     let mut held = vec![open(cast, 1)?.remove(0)];
     let mut short = 0;
     for round in 0..TIMES {
-        server.leave();
-        // Beside the GOAWAY, not after it.
+        server.leave()?;
+        for app in &held {
+            echo(app, b"you are leaving")?;
+        }
+        let before = server.connections();
         let fresh = open(cast, 4)?;
+        ensure!(server.connections() > before, "nobody made a new connection");
         short += fresh.len();
         for app in fresh.iter().chain(&held) {
             echo(app, format!("round {round}").as_bytes())?;
@@ -133,7 +147,7 @@ fn leaves(cast: &Cast) -> Result<String> {
         ends(app, "eof")?;
     }
     let connections = server.connections();
-    ensure!(connections > TIMES / 2, "only {connections} connections: nobody left");
+    ensure!(connections == TIMES + 1, "{connections} connections");
     server.stop()?;
     Ok(format!("{} long, {short} short, {connections} connections, 0 failures", held.len()))
 }

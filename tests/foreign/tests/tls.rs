@@ -63,7 +63,9 @@ fn agreed_on(lab: &Lab) -> Result<()> {
         });
     }
     table.row("server name: none", || talk(&cast, own()?, all(), None));
-    for name in ["server.shop.svc.cluster.local", "outbound_.80_._.server.shop.svc.cluster.local", "localhost"] {
+    for name in
+        ["server.shop.svc.cluster.local", "outbound_.80_._.server.shop.svc.cluster.local", "localhost"]
+    {
         table.row(&format!("server name: {name}"), || talk(&cast, own()?, all(), Some(name)));
     }
     table.row("a session that is resumed has its identity too", || {

@@ -32,7 +32,8 @@ fn one_agent(lab: &Lab) -> Result<()> {
     let cast = Cast::start(lab)?;
     let mut table = Table::new(TEST);
     lab.namespace("mixed").captured()?;
-    let both = lab.pod("mixed/both").node("b").service_account("both").annotation(ANNOTATION, "hbone").start()?;
+    let both =
+        lab.pod("mixed/both").node("b").service_account("both").annotation(ANNOTATION, "hbone").start()?;
     let _echo = programs::peer(&both, "echo", ECHO, &[])?;
     table.row("annotated in a captured namespace: the other mesh's agent serves it", || {
         lab.await_excluded(&both)?;

@@ -17,9 +17,9 @@ use foreign::{Arrival, Cast, Key, Manner, Server};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use h2::Reason;
+use lab::Lab;
 use lab::programs::nginx;
 use lab::row::Table;
-use lab::Lab;
 
 const TEST: &str = "weft_gets_on_with_a_foreign_server";
 const CLOSED: &str = "weft_connections_closed_total";
@@ -133,7 +133,11 @@ fn who_it_is(table: &mut Table, lab: &Lab, cast: &Cast) {
     ] {
         table.row(&format!("the server has {name}"), || {
             let who = cast.identity(&cast.foreign);
-            let issue = if through { cast.authority.issue_through(&who, key) } else { cast.authority.issue(&who, key) };
+            let issue = if through {
+                cast.authority.issue_through(&who, key)
+            } else {
+                cast.authority.issue(&who, key)
+            };
             let tls = issue?.server(&Offer::default())?;
             let handle = cast.runtime.handle();
             let server = Server::start(handle, &cast.foreign, tls, Manner::default(), echoing)?;
@@ -201,7 +205,8 @@ fn answers(table: &mut Table, lab: &Lab, cast: &Cast) {
         let serve = |arrival: Arrival| {
             async {
                 let headers = [("baggage", "service.name=foreign"), ("server", "envoy"), ("x-any", "1")];
-                let headers = headers.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+                let headers =
+                    headers.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
                 if let Ok(mut stream) = arrival.accept_with(headers.collect()) {
                     let _ = foreign::app::give_back(&mut stream).await;
                 }
@@ -254,7 +259,8 @@ fn endings(table: &mut Table, lab: &Lab, cast: &Cast) {
             let app = dial(&cast.client, any(cast))?;
             expect(&app, b"hello")?;
             reset(app)?;
-            let ending = lab::eventually(Duration::from_secs(5), || saw.lock().unwrap().ok_or_else(String::new))?;
+            let ending =
+                lab::eventually(Duration::from_secs(5), || saw.lock().unwrap().ok_or_else(String::new))?;
             ensure!(ending == Ending::Reset(Reason::CONNECT_ERROR), "{ending:?}");
             Ok(format!("{ending:?}"))
         })
@@ -418,4 +424,3 @@ fn exchange(app: &TcpStream, words: &[u8]) -> Result<()> {
         Ok(())
     })
 }
-

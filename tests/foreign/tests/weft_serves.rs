@@ -76,9 +76,7 @@ fn converse(cast: &Cast, client: &Client) -> Result<(Stream, TcpStream)> {
 }
 
 fn both_ways(table: &mut Table, cast: &Cast, client: &Client) {
-    for (family, address) in
-        [("IPv4", IpAddr::from(cast.server.v4())), ("IPv6", cast.server.v6().into())]
-    {
+    for (family, address) in [("IPv4", IpAddr::from(cast.server.v4())), ("IPv6", cast.server.v6().into())] {
         table.row(&format!("bytes go both ways, {family}"), || {
             let client = cast.call(address)?;
             cast.runtime.block_on(async {
@@ -190,7 +188,7 @@ fn bulk(cast: &Cast, stream: Stream, app: TcpStream, bytes: usize) -> Result<Str
     let (up, down) = (app::noise(1, bytes), app::noise(2, bytes));
     thread::scope(|scope| {
         let (reading, writing) = (&app, &app);
-        let reader = scope.spawn(|| {
+        let reader = scope.spawn(move || {
             let mut heard = Vec::with_capacity(bytes);
             let mut from = reading;
             from.read_to_end(&mut heard).context("the application's reads").map(|_| heard)
@@ -214,7 +212,8 @@ fn bulk(cast: &Cast, stream: Stream, app: TcpStream, bytes: usize) -> Result<Str
                 while heard.len() < bytes {
                     heard.extend(hear(&mut receive, MIB.min(bytes - heard.len())).await?);
                 }
-                ensure!(receive.data().await.is_none(), "more than was said");
+                let end = receive.data().await.transpose()?;
+                ensure!(end.is_none_or(|end| end.is_empty()), "more than was said");
                 Ok(heard)
             };
             tokio::try_join!(said, heard)
