@@ -286,7 +286,8 @@ fn refusals(table: &mut Table, cast: &Cast, client: &Client) {
                 cast.runtime.block_on(async {
                     let mut asked = client.request(method.clone(), &authority, &[]).await?;
                     if early {
-                        asked.send.send_data(Bytes::from_static(b"early"), false)?;
+                        // The answer may have been quicker.
+                        let _ = asked.send.send_data(Bytes::from_static(b"early"), false);
                     }
                     let answer = asked.answer().await?;
                     ensure!(answer.status == wanted, "answered {}", answer.status);
