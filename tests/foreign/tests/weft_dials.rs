@@ -40,9 +40,11 @@ fn gets_on(lab: &Lab) -> Result<()> {
     let cast = Cast::start(lab)?;
     let mut table = Table::new(TEST);
     table.row("with nobody at its port 15008 the pod is not reached at all", || {
-        let _listens = foreign::app::App::start(&cast.foreign)?;
+        let behind = foreign::app::App::start(&cast.foreign)?;
         moved(lab.agent("a"), FAILED, &[("reason", "connect_refused")], || {
-            ends(&dial(&cast.client, _listens.at(cast.foreign.v4()))?, "ECONNRESET")
+            let app = dial(&cast.client, behind.at(cast.foreign.v4()))?;
+            let rows = lab.agent("a").connections();
+            ends(&app, "ECONNRESET").with_context(|| format!("its agent's table: {rows:?}"))
         })?;
         Ok(String::new())
     });
