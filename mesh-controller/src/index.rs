@@ -27,7 +27,10 @@ mod workload;
 mod tests;
 
 pub use captures::{Captures, Report, ReportError, Word};
-use facts::{Fact, Key, Kind, NamespaceFact, PodFact, ServiceFact, SliceFact, matches};
+use facts::{
+    CAPTURE_LABEL, Fact, Key, Kind, NamespaceFact, PodFact, ServiceFact, SliceFact, TUNNEL_ANNOTATION,
+    matches,
+};
 
 /// Namespace and name.
 type ObjectName = (Arc<str>, Arc<str>);
@@ -278,6 +281,13 @@ impl Index {
             let names: Vec<_> = services.iter().map(|service| service.key.to_string()).collect();
             problems.push(format!("services {} have the same address {address}", names.join(", ")));
         }
+        problems.extend(self.pods.values().filter(|pod| self.has_two_agents(pod)).map(|pod| {
+            format!(
+                "pod {}/{} has the label {CAPTURE_LABEL}: enabled and the annotation {TUNNEL_ANNOTATION}: hbone, but \
+                 only one agent can serve a pod: it is captured by Weft; take one of the two away",
+                pod.namespace, pod.name
+            )
+        }));
         problems.sort_unstable();
         problems
     }

@@ -210,6 +210,10 @@ pub enum SendError {
     /// The peer reset the tunnel.
     #[error("the peer reset the tunnel")]
     Reset(#[source] Cause),
+    /// The peer has said all it has to say and takes no more (RST_STREAM with NO_ERROR; RFC 9113, section 8.1). What it
+    /// said is whole.
+    #[error("the peer takes no more")]
+    Unwanted,
     /// The connection that carried the tunnel broke or was closed under it.
     #[error("the tunnel broke")]
     Broken(#[source] Cause),
@@ -222,7 +226,7 @@ impl SendError {
     /// The one word for it.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Reset(_) => Reason::Reset,
+            Self::Reset(_) | Self::Unwanted => Reason::Reset,
             Self::Broken(_) => Reason::TunnelBroken,
             Self::Ended => Reason::TunnelBroken,
         }

@@ -3,6 +3,7 @@
 //! ```text
 //!  open(key) ─┬─ a connection with room ──────────────▶ CONNECT on it
 //!             ├─ somebody is making one ──▶ wait ──▶ again, or that one's failure
+//!             ├─ a new one, SETTINGS to come ─▶ wait ──▶ again
 //!             └─ make one (dial, TLS, h2) ──▶ put it in, wake the others ──▶ again
 //! ```
 //!
@@ -96,6 +97,8 @@ enum Flight {
 enum Found {
     Room(Lease),
     Wait(watch::Receiver<Flight>),
+    /// A new connection may have room, as soon as its peer has said how much.
+    Settling(watch::Receiver<bool>),
     /// This caller makes the connection.
     Make(watch::Sender<Flight>),
     Full,
@@ -137,6 +140,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
                     {
                         return Err(error.clone());
                     }
+                }
+                Found::Settling(mut settled) => {
+                    let limit = self.inner.config.handshake_timeout;
+                    // Settled or over: look again.
+                    let _ = tokio::time::timeout(limit, settled.wait_for(|settled| *settled))
+                        .await
+                        .map_err(|_| OpenError::Timeout)?;
                 }
                 Found::Make(sender) => self.make(key, dial, sender).await?,
                 Found::Full => return Err(OpenError::Full),
@@ -259,6 +269,9 @@ impl<K: Hash + Eq + Clone> Inner<K> {
         }
         if let Some(flight) = &entry.flight {
             return Found::Wait(flight.clone());
+        }
+        if let Some(settling) = entry.connections.iter().find_map(|connection| connection.settling()) {
+            return Found::Settling(settling);
         }
         if entry.connections.len() < self.config.max_connections_per_key.max(1) {
             let (sender, receiver) = watch::channel(Flight::Going);

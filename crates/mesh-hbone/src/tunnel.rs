@@ -65,7 +65,8 @@ pub trait Duplex {
 /// Why this end resets a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetCode {
-    /// The application reset its connection, or nobody wants the tunnel any more.
+    /// The application reset its connection, or nobody wants the tunnel any more. On the wire CONNECT_ERROR (RFC 9113,
+    /// section 8.5): ztunnel takes CANCEL and NO_ERROR for a clean end of stream.
     Cancel,
     /// The connection to the application broke for a reason of this node's.
     Internal,
@@ -261,7 +262,7 @@ impl Sink for SendHalf {
     fn reset(&mut self, code: ResetCode) {
         self.ended = true;
         let reason = match code {
-            ResetCode::Cancel => h2::Reason::CANCEL,
+            ResetCode::Cancel => h2::Reason::CONNECT_ERROR,
             ResetCode::Internal => h2::Reason::INTERNAL_ERROR,
         };
         match &mut self.state {
@@ -278,6 +279,7 @@ impl Sink for SendHalf {
             SendState::Dead => return Poll::Ready(dead()),
         };
         Poll::Ready(match ready!(reset) {
+            Ok(h2::Reason::NO_ERROR) => SendError::Unwanted,
             Ok(reason) => SendError::Reset(Arc::new(h2::Error::from(reason))),
             Err(error) => error.into(),
         })

@@ -195,11 +195,12 @@ fn about(pod: &Pod, client: SocketAddr, target: SocketAddr, hop: Option<&Hop>, s
     }
 }
 
-/// Who the source is, in the form that ztunnel sends. Informational: the certificate is what counts.
+/// Who the source is, with the keys that ztunnel sends. Informational: the certificate is what counts. One
+/// `k8s.KIND.name` and no more: to a ztunnel they are all the workload's name, and the last one stands.
 fn baggage(source: &Workload) -> String {
     format!(
-        "k8s.namespace.name={},k8s.deployment.name={},service.name={},k8s.pod.name={}",
-        source.namespace, source.owner, source.owner, source.name
+        "k8s.namespace.name={},k8s.deployment.name={},service.name={}",
+        source.namespace, source.owner, source.owner
     )
 }
 

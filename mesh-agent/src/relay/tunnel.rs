@@ -49,7 +49,7 @@ pub async fn relay<T: Duplex>(app: TcpStream, tunnel: T, meter: &Meter) -> Outco
             match up.poll(cx, tcp, &mut sink, meter, &beat) {
                 Ok(()) => {}
                 // The peer has said all it had to say and then hung up: the application gets all of it first.
-                Err(End::Reset { by: Side::Peer } | End::Error(_)) if down.is_draining() => {}
+                Err(End::Clean | End::Reset { by: Side::Peer } | End::Error(_)) if down.is_draining() => {}
                 Err(end) => return Poll::Ready(end),
             }
             if !opened && breath.as_mut().poll(cx).is_ready() {
@@ -81,6 +81,9 @@ pub async fn relay<T: Duplex>(app: TcpStream, tunnel: T, meter: &Meter) -> Outco
 fn sent(error: SendError) -> End {
     match error {
         SendError::Reset(_) => End::Reset { by: Side::Peer },
+        // Comes after its clean end alone; without one, the source has said before that it was cut off. As over TCP, the
+        // application gets all of it, and hears of the rest when it goes on sending.
+        SendError::Unwanted => End::Clean,
         SendError::Broken(_) | SendError::Ended => End::Error(error.reason()),
     }
 }

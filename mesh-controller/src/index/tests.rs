@@ -148,12 +148,22 @@ fn labelling_a_namespace_changes_its_pods_and_no_others() {
 }
 
 #[test]
-fn a_pod_that_another_mesh_serves_is_foreign_unless_it_is_enrolled() {
+fn a_pod_that_another_mesh_serves_is_foreign_unless_its_own_label_says_otherwise() {
     let annotated = |labels: &str| {
         pod(1, labels, "").replace("uid: u1,", "uid: u1, annotations: {weft.dev/tunnel: hbone},")
     };
-    assert_eq!(World::of(&annotated("")).tunnel("u1"), Tunnel::Foreign);
-    assert_eq!(World::of(&annotated(ENABLED)).tunnel("u1"), Tunnel::None);
+    for foreign in [annotated(""), annotated(DISABLED), namespace(ENABLED) + &annotated("")] {
+        let world = World::of(&foreign);
+        assert_eq!(world.tunnel("u1"), Tunnel::Foreign, "{foreign}");
+        assert!(!world.workload("u1").enrolled && world.index.problems().is_empty(), "{foreign}");
+    }
+    let mut world = World::of(&annotated(ENABLED));
+    assert_eq!(world.tunnel("u1"), Tunnel::None);
+    assert!(world.workload("u1").enrolled);
+    let problems = world.index.problems();
+    assert!(problems.len() == 1 && problems[0].contains("shop/web-1"), "{problems:?}");
+    world.set(&annotated(ENABLED).replace("Running", "Succeeded"));
+    assert!(world.index.problems().is_empty(), "a finished pod has no agent");
 }
 
 #[test]

@@ -25,11 +25,18 @@ impl Index {
         })
     }
 
-    /// The namespace's label or the pod's own; the pod's own decides where there is one.
-    fn is_enrolled(&self, pod: &PodFact) -> bool {
+    /// What the pod says of itself decides, before what its namespace says of all. Of two things that it says of
+    /// itself the label: who asked for capture must not get plaintext out ([`Self::has_two_agents`] complains).
+    pub(super) fn is_enrolled(&self, pod: &PodFact) -> bool {
         let namespace = self.namespaces.get(&pod.namespace).and_then(|namespace| namespace.capture);
-        let wanted = pod.capture.or(namespace).unwrap_or(false);
+        let elsewhere = pod.foreign.then_some(false);
+        let wanted = pod.capture.or(elsewhere).or(namespace).unwrap_or(false);
         wanted && !pod.host_network && pod.phase != Phase::Finished
+    }
+
+    /// Its own label asks for Weft's agent, its annotation says that it has another mesh's.
+    pub(super) fn has_two_agents(&self, pod: &PodFact) -> bool {
+        pod.foreign && self.is_enrolled(pod)
     }
 }
 

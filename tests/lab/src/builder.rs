@@ -18,6 +18,7 @@ use crate::{binaries, mesh, netns, node, preflight, signals, teardown};
 pub struct LabBuilder {
     nodes: Vec<(String, NodeWish)>,
     without_mesh: bool,
+    trust_domain: Option<String>,
 }
 
 impl LabBuilder {
@@ -54,6 +55,13 @@ impl LabBuilder {
         self
     }
 
+    /// Another trust domain than [`TRUST_DOMAIN`](crate::TRUST_DOMAIN).
+    #[must_use]
+    pub fn trust_domain(mut self, name: &str) -> Self {
+        self.trust_domain = Some(name.to_owned());
+        self
+    }
+
     /// Builds the lab and waits until the mesh is up and every agent knows the world.
     pub fn start(self) -> Result<Lab> {
         if self.nodes.is_empty() || self.nodes.len() > 9 {
@@ -72,7 +80,8 @@ impl LabBuilder {
         // From here on whatever fails leaves through the guard: dropping its pipe is the word to tear down.
         let mut lab = self.build(&place, guard)?;
         if !self.without_mesh {
-            let started = mesh::install(&mut lab).and_then(|()| mesh::start_all(&lab));
+            let domain = self.trust_domain.as_deref().unwrap_or(mesh::TRUST_DOMAIN);
+            let started = mesh::install(&mut lab, domain).and_then(|()| mesh::start_all(&lab));
             if let Err(error) = started {
                 lab.show_failure(&format!("{error:#}"));
                 return Err(error);

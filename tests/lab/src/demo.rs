@@ -123,7 +123,7 @@ fn set_up(screen: &mut Screen) -> Result<Lab> {
     })?;
     screen.has_logs();
     screen.step("start the mesh", || {
-        mesh::install(&mut lab)?;
+        mesh::install(&mut lab, mesh::TRUST_DOMAIN)?;
         mesh::start_all(&lab)?;
         Ok(((), "one controller, and an agent on each node: eBPF programs attached, the world known".into()))
     })?;

@@ -21,7 +21,7 @@ use crate::{admin, binaries, eventually, random};
 
 /// Kubernetes namespace of the mesh's own pods.
 pub const SYSTEM_NAMESPACE: &str = "weft-system";
-/// Trust domain of every lab.
+/// Trust domain of a lab that asks for no other.
 pub const TRUST_DOMAIN: &str = "lab.weft.dev";
 const CONTROLLER_PORT: u16 = 15010;
 const METRICS_PORT: u16 = 15020;
@@ -55,14 +55,14 @@ pub struct Agent {
 }
 
 /// Makes the pods, tokens and directories of the mesh; starts nothing.
-pub(crate) fn install(lab: &mut Lab) -> Result<()> {
+pub(crate) fn install(lab: &mut Lab, trust_domain: &str) -> Result<()> {
     let place = lab.place().clone();
     let controller_pod = lab
         .pod(&format!("{SYSTEM_NAMESPACE}/weft-controller-0"))
         .service_account("weft-controller")
         .start()?;
     let address = SocketAddr::new(controller_pod.v4().into(), CONTROLLER_PORT);
-    let controller = Controller::new(&place, controller_pod)?;
+    let controller = Controller::new(&place, controller_pod, trust_domain)?;
     let mut agents = Vec::new();
     let mut lines = String::new();
     for node in lab.nodes().to_vec() {
@@ -175,7 +175,7 @@ impl Daemon {
 }
 
 impl Controller {
-    fn new(place: &Place, pod: Arc<Pod>) -> Result<Self> {
+    fn new(place: &Place, pod: Arc<Pod>, trust_domain: &str) -> Result<Self> {
         let directory = place.dir().join("controller");
         let state = directory.join("state");
         std::fs::create_dir_all(&state)?;
@@ -185,7 +185,7 @@ impl Controller {
             &[
                 ("--dir", place.objects().into()),
                 ("--listen", format!("[::]:{CONTROLLER_PORT}").into()),
-                ("--trust-domain", TRUST_DOMAIN.into()),
+                ("--trust-domain", trust_domain.into()),
                 ("--state-dir", state.clone().into()),
                 ("--agent-tokens", tokens.clone().into()),
                 ("--admin-socket", socket.clone().into()),

@@ -39,6 +39,12 @@ pub(super) const GROUPS: &[Group] = &[
         packages: &["datapath"],
         privileged: true,
     },
+    Group {
+        name: "hostile",
+        about: "peers on the wire that are not Weft: foreign ones that it must get on with",
+        packages: &["foreign"],
+        privileged: true,
+    },
 ];
 
 /// The groups of these names, each once, in the table's order; all of them for no name. An unknown name is returned.

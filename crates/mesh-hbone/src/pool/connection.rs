@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Dial;
@@ -19,8 +20,13 @@ use crate::keepalive::{KeepAlive, Look};
 use crate::tls::{Wire, connect_tls, tune};
 use crate::{ClientConfig, OpenError, Tunnel, config};
 
+/// What h2 gives as the peer's limit of streams until the peer's SETTINGS are there. No SETTINGS can say this much.
+const UNSETTLED: usize = usize::MAX - 1;
+
 pub(crate) struct Connection {
     requests: SendRequest<Bytes>,
+    /// The peer's SETTINGS are there. Ends with the driver.
+    settled: watch::Receiver<bool>,
     born: Instant,
     /// Leases out.
     streams: AtomicUsize,
@@ -41,6 +47,7 @@ pub(crate) struct Driver {
     keepalive: KeepAlive,
     idle_timeout: Duration,
     connection: Weak<Connection>,
+    settled: watch::Sender<bool>,
 }
 
 impl Connection {
@@ -61,8 +68,7 @@ impl Connection {
             .max_frame_size(config.max_frame_size)
             .max_header_list_size(config.max_header_list)
             .max_send_buffer_size(config.send_buffer)
-            // Until the peer's SETTINGS say otherwise.
-            .initial_max_send_streams(config.max_streams_per_connection)
+            .initial_max_send_streams(UNSETTLED)
             .max_concurrent_reset_streams(config::REMEMBERED_RESETS)
             .reset_stream_duration(config::RESET_MEMORY)
             .max_pending_accept_reset_streams(config::PENDING_RESETS)
@@ -71,8 +77,10 @@ impl Connection {
             .await
             .map_err(|error| OpenError::Http(Arc::new(error)))?;
         let keepalive = KeepAlive::new(h2.ping_pong(), config.ping_interval, config.ping_timeout);
+        let (settled, settling) = watch::channel(false);
         let connection = Arc::new(Self {
             requests,
+            settled: settling,
             born: Instant::now(),
             streams: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
@@ -85,19 +93,29 @@ impl Connection {
             keepalive,
             idle_timeout: config.idle_timeout,
             connection: Arc::downgrade(&connection),
+            settled,
         };
         Ok((connection, driver))
     }
 
-    /// A place for one more tunnel, if there are fewer than `bound` and the peer takes one more.
+    /// A place for one more tunnel, if there are fewer than `bound` and the peer takes one more. Until it has said how
+    /// many it takes, that is one: what goes above its limit is refused, and there may be data behind it already.
     pub(crate) fn lease(self: &Arc<Self>, bound: usize) -> Option<Lease> {
-        let bound = bound.min(self.requests.current_max_send_streams());
+        let bound = match self.requests.current_max_send_streams() {
+            UNSETTLED => 1,
+            said => bound.min(said),
+        };
         // Leases are given under the pool's lock, so this cannot overshoot.
         if self.streams.load(Ordering::Acquire) >= bound {
             return None;
         }
         self.streams.fetch_add(1, Ordering::AcqRel);
         Some(Lease(self.clone()))
+    }
+
+    /// Turns true with the peer's SETTINGS; None where they are there.
+    pub(crate) fn settling(&self) -> Option<watch::Receiver<bool>> {
+        (self.requests.current_max_send_streams() == UNSETTLED).then(|| self.settled.clone())
     }
 
     /// Tunnels on it.
@@ -155,6 +173,9 @@ impl Driver {
                 }
             }
             let polled = Pin::new(&mut self.h2).poll(cx);
+            if !*self.settled.borrow() && self.h2.max_concurrent_send_streams() != UNSETTLED {
+                self.settled.send_replace(true);
+            }
             self.wire.flush_turn(cx);
             polled.map(|result| {
                 result.map_err(|error| {
