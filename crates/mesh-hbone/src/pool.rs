@@ -148,7 +148,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
                         .await
                         .map_err(|_| OpenError::Timeout)?;
                 }
-                Found::Make(sender) => self.make(key, dial, sender).await?,
+                // Boxed: it is large and rare, and every tunnel would carry its room for life.
+                Found::Make(sender) => Box::pin(self.make(key, dial, sender)).await?,
                 Found::Full => return Err(OpenError::Full),
             }
         }
