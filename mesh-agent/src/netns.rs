@@ -8,15 +8,25 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, Weak};
 
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
+
+mod delivery_route;
+
+pub use delivery_route::DeliveryRoute;
 
 /// A network namespace, kept alive by the open descriptor.
 #[derive(Debug)]
 pub struct Netns {
     file: OwnedFd,
     cookie: u64,
+    /// Who keeps the route for IPv6 deliveries. Held while it is made or taken away.
+    route: Mutex<Weak<DeliveryRoute>>,
+    /// It was said that `somaxconn` is low here.
+    backlog_named: AtomicBool,
 }
 
 thread_local! {
@@ -32,12 +42,22 @@ impl Netns {
             let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
             cookie_of(&socket)
         })?;
-        Ok(Self { file, cookie })
+        Ok(Self { file, cookie, route: Mutex::default(), backlog_named: AtomicBool::new(false) })
     }
 
     /// The cookie that the kernel's hooks see (`SO_NETNS_COOKIE`, Linux 5.14).
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// Whether IPv6 deliveries can come from 100::/64 here.
+    pub fn has_delivery_route(&self) -> bool {
+        self.route.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
+    }
+
+    /// Whether the namespace's low `somaxconn` is to be named now: true once.
+    pub fn name_backlog(&self) -> bool {
+        !self.backlog_named.swap(true, Ordering::Relaxed)
     }
 
     /// Runs `make` inside the namespace, on this thread. `make` must not block.

@@ -15,7 +15,7 @@ mod names;
 mod refusal;
 
 pub use abi::{
-    AbiVersion, Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey,
+    AbiVersion, Addr, AddrEntry, CapturePorts, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey,
     PodEntry, ServiceKey16, ServiceState, Settings, SockNote,
 };
 pub use names::{maps, paths, programs};

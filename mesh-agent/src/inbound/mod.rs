@@ -68,6 +68,11 @@ impl Inbound {
         }
     }
 
+    /// Counts a connection that was refused before it was looked at.
+    pub fn count_refused(&self, pod: &Pod, client: SocketAddr, target: SocketAddr, reason: Reason) {
+        self.connections.count_refused(&self.about(pod, client, target, None), reason);
+    }
+
     fn about(&self, pod: &Pod, client: SocketAddr, target: SocketAddr, identity: Option<Identity>) -> About {
         let security = if identity.is_some() { Security::Mtls } else { Security::Plaintext };
         let workload = self.world.load().workload_at(client.ip().to_canonical()).cloned();

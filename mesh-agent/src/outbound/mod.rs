@@ -1,9 +1,9 @@
 //! A captured pod dials: where to, which way, and the bytes.
 //!
 //! ```text
-//! accepted at 15001 ─▶ original destination ─▶ route (mesh_model::route) ─┬─ tunnel ─▶ dial ─▶ relay
-//!                                                                        ├─ passthrough ─▶ connect ─▶ relay
-//!                                                                        └─ refuse ─▶ RST
+//! accepted from a capture port ─▶ original destination ─▶ route (mesh_model::route) ─┬─ tunnel ─▶ dial ─▶ relay
+//!                                                                                      ├─ passthrough ─▶ connect ─▶ relay
+//!                                                                                      └─ refuse ─▶ RST
 //! ```
 //!
 //! Invariants: no note, no world, no certificate: refused. What goes to a workload that was reported captured goes through
@@ -87,6 +87,11 @@ impl Outbound {
                 socket::reset(app);
             }
         }
+    }
+
+    /// Counts a connection that was refused before it was looked at.
+    pub fn count_refused(&self, pod: &Pod, client: SocketAddr, reason: Reason) {
+        self.connections.count_refused(&about(pod, client, client, None, Security::Plaintext), reason);
     }
 
     async fn tunnel(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop) {

@@ -292,7 +292,9 @@ impl Entry {
             Ok(false) => return Ok(self.wait(Reason::NoNetns, Duration::from_millis(20))),
             Err(error) => {
                 tracing::warn!(uid = %self.uid, %error, "cannot look at a pod's network namespace");
-                return Ok(self.wait(Reason::NoNetns, Duration::from_millis(500)));
+                let reason =
+                    if listeners::is_exhausted(&error) { Reason::Exhausted } else { Reason::NoNetns };
+                return Ok(self.wait(reason, Duration::from_millis(500)));
             }
         }
         let Some(netns) = self.netns.clone() else { return Ok(None) };
@@ -308,7 +310,9 @@ impl Entry {
             // The certificate's arrival drives the pod again.
             return Ok(self.wait(Reason::NoCertificate, Duration::from_secs(1)));
         }
-        let pod = Arc::new(Pod { workload, netns, addresses, released: CancellationToken::new() });
+        let delivery_route = listeners::delivery_route(&netns, &addresses);
+        let released = CancellationToken::new();
+        let pod = Arc::new(Pod { workload, netns, delivery_route, addresses, released });
         match self.enroll(node, &pod, id) {
             Ok(()) => {
                 tracing::info!(uid = %self.uid, identity = %pod.identity(), addresses = ?pod.addresses, "captured");
@@ -318,9 +322,10 @@ impl Entry {
                 Ok(None)
             }
             Err(error) => {
-                tracing::error!(uid = %self.uid, error, "a pod could not be captured; its connections are refused");
+                let Refused { reason, detail } = error;
+                tracing::error!(uid = %self.uid, reason = reason.as_str(), error = detail, "a pod could not be captured; its connections are refused");
                 self.withdraw(node, &pod);
-                Ok(self.wait(Reason::CaptureFailed, Duration::from_secs(1)))
+                Ok(self.wait(reason, Duration::from_secs(1)))
             }
         }
     }
@@ -331,15 +336,15 @@ impl Entry {
     }
 
     /// Listeners first, then what steers to them, then what sends to them.
-    fn enroll(&self, node: &mut impl Node, pod: &Arc<Pod>, id: u64) -> Result<(), String> {
-        let listeners =
-            listeners::open(&pod.netns, &pod.addresses).map_err(|error: io::Error| error.to_string())?;
+    fn enroll(&self, node: &mut impl Node, pod: &Arc<Pod>, id: u64) -> Result<(), Refused> {
+        let listeners = listeners::open(&pod.netns, &pod.addresses).map_err(|error| Refused::of(&error))?;
         for listener in &listeners {
-            node.set_listener(listener).map_err(|error| chain(&error))?;
+            node.set_listener(listener)?;
         }
         node.accept(pod, listeners);
-        node.attach_pod(&pod.netns)?;
-        self.set_captured(node, pod, id).map_err(|error| chain(&error))
+        node.attach_pod(&pod.netns)
+            .map_err(|detail| Refused { reason: Reason::CaptureFailed, detail })?;
+        Ok(self.set_captured(node, pod, id)?)
     }
 
     fn set_captured(&self, node: &impl Node, pod: &Pod, id: u64) -> Result<(), MapFailure> {
@@ -454,6 +459,27 @@ impl Entry {
             // Processes that cannot be looked at are no reason to let go.
             Ok(Sandbox::NotYet) | Err(_) => true,
         }
+    }
+}
+
+/// Why a pod could not be taken in.
+struct Refused {
+    reason: Reason,
+    detail: String,
+}
+
+impl Refused {
+    fn of(error: &io::Error) -> Self {
+        let reason =
+            if listeners::is_exhausted(error) { Reason::Exhausted } else { Reason::CaptureFailed };
+        Self { reason, detail: error.to_string() }
+    }
+}
+
+impl From<MapFailure> for Refused {
+    fn from(error: MapFailure) -> Self {
+        let reason = if error.is_full() { Reason::MapFull } else { Reason::CaptureFailed };
+        Self { reason, detail: chain(&error) }
     }
 }
 
