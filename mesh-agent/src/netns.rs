@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Mutex, OnceLock, PoisonError, Weak};
 
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
@@ -29,10 +29,9 @@ pub struct Netns {
     backlog_named: AtomicBool,
 }
 
-thread_local! {
-    /// This thread's own namespace, opened once.
-    static HOME: io::Result<File> = File::open("/proc/thread-self/ns/net");
-}
+/// The agent's own namespace, in which every thread of it begins. Opened once, when there are descriptors; a failure is not
+/// kept.
+static HOME: OnceLock<OwnedFd> = OnceLock::new();
 
 impl Netns {
     /// Opens a namespace by its file (`/proc/PID/ns/net`, `/run/netns/NAME`).
@@ -73,16 +72,23 @@ impl AsFd for Netns {
 }
 
 fn within<T>(namespace: BorrowedFd<'_>, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    HOME.with(|home| {
-        let home = home.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        let made = make();
-        if let Err(error) = setns(home, CloneFlags::CLONE_NEWNET) {
-            tracing::error!(%error, "cannot return to the agent's network namespace; the process ends");
-            std::process::abort();
-        }
-        made
-    })
+    let home = home()?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let made = make();
+    if let Err(error) = setns(home, CloneFlags::CLONE_NEWNET) {
+        tracing::error!(%error, "cannot return to the agent's network namespace; the process ends");
+        std::process::abort();
+    }
+    made
+}
+
+fn home() -> io::Result<&'static OwnedFd> {
+    if let Some(home) = HOME.get() {
+        return Ok(home);
+    }
+    // Only a thread that is at home gets here: the first entry into another namespace waits for this.
+    let opened = OwnedFd::from(File::open("/proc/thread-self/ns/net")?);
+    Ok(HOME.get_or_init(|| opened))
 }
 
 fn cookie_of(socket: &Socket) -> io::Result<u64> {

@@ -17,7 +17,7 @@ pub(super) struct Shortage {
 #[derive(Debug)]
 enum Reserve {
     /// Any open file will do.
-    Kept(File),
+    Kept(#[expect(dead_code, reason = "it is held open, not read")] File),
     /// Somebody refuses connections with it.
     Lent,
     /// It could not be taken back.

@@ -36,7 +36,7 @@ pub struct Maps {
 
 /// Why a map could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("map {map}: cannot {action}")]
+#[error("map {map}: cannot {action} it{}", if self.is_full() { ", it has no room" } else { "" })]
 pub struct MapFailure {
     map: &'static str,
     action: &'static str,

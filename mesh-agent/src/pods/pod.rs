@@ -18,6 +18,7 @@ pub struct Pod {
     pub netns: Arc<Netns>,
     /// What IPv6 deliveries need in the namespace; kept as long as connections run. `None`: they come from the pod's own
     /// address.
+    #[expect(dead_code, reason = "it is held, not asked: the namespace says whether there is one")]
     pub delivery_route: Option<Arc<DeliveryRoute>>,
     /// Its own addresses: at most one of each family is listened at.
     pub addresses: Vec<IpAddr>,
