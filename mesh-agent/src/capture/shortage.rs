@@ -34,7 +34,11 @@ pub(super) fn of_descriptors(error: &io::Error) -> bool {
 
 impl Shortage {
     pub(super) fn new() -> Self {
-        Self { reserve: Mutex::new(Reserve::take()), failures: Quiet::default(), turned_away: Quiet::default() }
+        Self {
+            reserve: Mutex::new(Reserve::take()),
+            failures: Quiet::default(),
+            turned_away: Quiet::default(),
+        }
     }
 
     fn reserve(&self) -> MutexGuard<'_, Reserve> {
@@ -69,7 +73,13 @@ impl Shortage {
     pub(super) fn name_turned_away(&self, pod: &str, port: u32) {
         if let Some(refused) = self.turned_away.due() {
             let reason = mesh_model::Reason::Exhausted.as_str();
-            tracing::warn!(pod, port, reason, refused, "no descriptor left for connections that waited; refused");
+            tracing::warn!(
+                pod,
+                port,
+                reason,
+                refused,
+                "no descriptor left for connections that waited; refused"
+            );
         }
     }
 }

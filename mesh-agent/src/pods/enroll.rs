@@ -342,8 +342,7 @@ impl Entry {
             node.set_listener(listener)?;
         }
         node.accept(pod, listeners);
-        node.attach_pod(&pod.netns)
-            .map_err(|detail| Refused { reason: Reason::CaptureFailed, detail })?;
+        node.attach_pod(&pod.netns).map_err(|detail| Refused { reason: Reason::CaptureFailed, detail })?;
         Ok(self.set_captured(node, pod, id)?)
     }
 
@@ -470,8 +469,7 @@ struct Refused {
 
 impl Refused {
     fn of(error: &io::Error) -> Self {
-        let reason =
-            if listeners::is_exhausted(error) { Reason::Exhausted } else { Reason::CaptureFailed };
+        let reason = if listeners::is_exhausted(error) { Reason::Exhausted } else { Reason::CaptureFailed };
         Self { reason, detail: error.to_string() }
     }
 }

@@ -36,8 +36,7 @@ pub fn open(netns: &Netns, addresses: &[IpAddr]) -> io::Result<Vec<Listener>> {
         for address in addresses {
             for port in ListenerKey::ALL {
                 let socket = listen(SocketAddr::new(*address, port as u16)).map_err(|error| {
-                    let kind =
-                        if is_exhausted(&error) { io::ErrorKind::QuotaExceeded } else { error.kind() };
+                    let kind = if is_exhausted(&error) { io::ErrorKind::QuotaExceeded } else { error.kind() };
                     io::Error::new(kind, format!("cannot listen at {address} port {port}: {error}"))
                 })?;
                 listeners.push(Listener { address: *address, port, socket });

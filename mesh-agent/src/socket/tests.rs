@@ -10,7 +10,8 @@ fn deliveries_take_the_sources_in_turn_and_try_them_all() {
         assert_eq!(first.len(), count, "{to}: first ones {first:?}");
         let all: BTreeSet<_> = delivery_sources(to, routed).collect();
         assert_eq!(all.len(), count, "{to}: {all:?}");
-        let ours = |source: &IpAddr| crate::kernel::maps::addr(*source).is_delivery_source() || source.is_loopback();
+        let ours =
+            |source: &IpAddr| crate::kernel::maps::addr(*source).is_delivery_source() || source.is_loopback();
         assert!(all.iter().all(ours), "{all:?}");
     }
     assert_eq!(delivery_sources(v6, false).collect::<Vec<_>>(), [v6]);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aya::programs::links::FdLink;
 use lab::Pod;
-use mesh_common::{Addr, AddrEntry, CapturePorts, Endpoint16, ListenerKey, NoteKey, PodEntry, SockNote, maps};
+use mesh_common::{
+    Addr, AddrEntry, CapturePorts, Endpoint16, ListenerKey, NoteKey, PodEntry, SockNote, maps,
+};
 use socket2::Socket;
 
 use crate::door::{Door, Visitor, local, peer};

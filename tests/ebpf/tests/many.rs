@@ -27,7 +27,8 @@ fn one_pod_keeps_40000_redirected_connections_open() {
             let web = stage.captured()?;
             table.row(family.name(), || {
                 let needed = (CONNECTIONS / PROCESSES + 1000) as u64;
-                let (_, hard) = lab::preflight::open_files().context("the limit of open files is not known")?;
+                let (_, hard) =
+                    lab::preflight::open_files().context("the limit of open files is not known")?;
                 ensure!(hard >= needed, "{needed} open files a process are needed, {hard} are allowed");
                 let _acceptors = Acceptors::start(web.door(family, ListenerKey::OUTBOUND))?;
                 let clients = dial(&web, family)?;
@@ -62,7 +63,8 @@ fn dial(web: &Captured<'_>, family: Family) -> Result<Vec<Process>> {
             _ if !client.is_running() => Ok(String::new()),
             said => Err(format!("it has said {said:?}")),
         })?;
-        let report: serde_json::Value = serde_json::from_str(said.trim()).with_context(|| client.failure_report())?;
+        let report: serde_json::Value =
+            serde_json::from_str(said.trim()).with_context(|| client.failure_report())?;
         ensure!(report["failed"] == 0 && report["opened"] == true, "{report}");
     }
     Ok(clients)
@@ -75,7 +77,8 @@ fn open_by_port(web: &Captured<'_>, family: Family) -> Result<BTreeMap<u32, usiz
     let mut by_port = BTreeMap::new();
     for line in text.lines().skip(1) {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let (remote, state) = (fields.get(2).context("a short line")?, fields.get(3).context("a short line")?);
+        let (remote, state) =
+            (fields.get(2).context("a short line")?, fields.get(3).context("a short line")?);
         let port = u32::from_str_radix(remote.rsplit_once(':').context("no port")?.1, 16)?;
         if *state == "01" && CapturePorts::holds(port) {
             *by_port.entry(port).or_default() += 1;

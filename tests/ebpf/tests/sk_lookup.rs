@@ -198,9 +198,7 @@ fn what_comes_from_the_pod_itself_is_judged_by_its_source() {
                 ensure!(plain(visitor.peer) == local(&client)?, "somebody else came: {}", visitor.peer);
                 scene.nobody()
             });
-            for (port, reason) in
-                [(PLAINTEXT, "AgentPort"), (HBONE, "AgentPort")].into_iter().chain(NOTED)
-            {
+            for (port, reason) in [(PLAINTEXT, "AgentPort"), (HBONE, "AgentPort")].into_iter().chain(NOTED) {
                 table.row(&format!("{name}: from its own address to port {port} is reset"), || {
                     stage.reset(reason, || web.hand.dial(family.of(&web.pod, port)))?;
                     scene.nobody()
@@ -247,14 +245,11 @@ fn delivery_prefix(scene: &Scene<'_>, table: &mut Table) {
     };
     for (port, reason) in [(80, "LoopbackSource"), (81, "LoopbackSource"), (HBONE, "AgentPort")] {
         for number in [1, 77] {
-            table.row(
-                &format!("IPv6: from 100::{number:x} without a note to port {port} is reset"),
-                || {
-                    let socket = bound(&web.hand, number)?;
-                    stage.reset(reason, || web.hand.connect(&socket, Family::V6.of(&web.pod, port)))?;
-                    scene.nobody()
-                },
-            );
+            table.row(&format!("IPv6: from 100::{number:x} without a note to port {port} is reset"), || {
+                let socket = bound(&web.hand, number)?;
+                stage.reset(reason, || web.hand.connect(&socket, Family::V6.of(&web.pod, port)))?;
+                scene.nobody()
+            });
         }
     }
     table.row("IPv6: from 100::1 on the wire is dropped, and nobody hears of it", || {

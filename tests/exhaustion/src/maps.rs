@@ -24,7 +24,14 @@ pub struct Full<K: Plain, V: Plain> {
 
 impl<K: Plain, V: Plain> Full<K, V> {
     /// Fills a node's map with entries of these keys until it takes no more.
-    pub fn fill(lab: &Lab, node: &str, name: &str, most: usize, value: V, key: impl Fn(usize) -> K) -> Result<Self> {
+    pub fn fill(
+        lab: &Lab,
+        node: &str,
+        name: &str,
+        most: usize,
+        value: V,
+        key: impl Fn(usize) -> K,
+    ) -> Result<Self> {
         let map = HashMap::try_from(Map::HashMap(open(lab, node, name)?))?;
         let mut full = Self { map, keys: Vec::new() };
         for number in 0..=most {

@@ -29,7 +29,9 @@ fn two_hundred_threads_connect_at_once_and_no_syn_is_lost() {
         let mut table = Table::new(TEST);
         for (family, address) in [("IPv4", IpAddr::from(server.v4())), ("IPv6", server.v6().into())] {
             let to = |port| SocketAddr::new(address, port);
-            table.row(&format!("{family}: captured, and through a tunnel"), || at_once(client, server, to(PORT), false));
+            table.row(&format!("{family}: captured, and through a tunnel"), || {
+                at_once(client, server, to(PORT), false)
+            });
             table.row(&format!("{family}: in plaintext from outside the mesh"), || {
                 at_once(stranger, server, to(PORT), false)
             });

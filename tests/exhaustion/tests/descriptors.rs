@@ -76,7 +76,8 @@ fn starves(lab: &Lab, node: &str, from: &Pod, to: SocketAddr) -> Result<String> 
     let refused = seen::refused(agent, "exhausted")? - counted;
     ensure!(refused >= failed, "{failed} failed, the agent counts {refused}");
     let log = seen::log(lab, node)?;
-    let lines = log[written..].lines().filter(|line| line.contains("exhausted") || line.contains("cannot accept"));
+    let lines =
+        log[written..].lines().filter(|line| line.contains("exhausted") || line.contains("cannot accept"));
     let (lines, most) = (lines.count() as u64, 4 * (start.elapsed().as_secs() + 2));
     ensure!((1..=most).contains(&lines), "{lines} lines about it in {:?}", start.elapsed());
     Ok(format!("{ok} taken, {failed} reset in {:.1} s, {refused} counted, {lines} lines", took.as_secs_f64()))

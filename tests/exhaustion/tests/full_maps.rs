@@ -47,11 +47,14 @@ fn a_pod_for_which_a_map_has_no_room_is_refused_and_others_go_on() {
         let cast = Cast::start(lab)?;
         let mut table = Table::new(TEST);
         table.row(maps::CGROUPS, || {
-            let full = Full::fill(lab, "a", maps::CGROUPS, maps::CGROUPS_MAX, CgroupEntry::default(), |n| FAR + n as u64)?;
+            let full = Full::fill(lab, "a", maps::CGROUPS, maps::CGROUPS_MAX, CgroupEntry::default(), |n| {
+                FAR + n as u64
+            })?;
             late_pod(lab, &cast, "shop/late-cgroups", full)
         });
         table.row(maps::PODS, || {
-            let full = Full::fill(lab, "a", maps::PODS, maps::PODS_MAX, PodEntry::default(), |n| FAR + n as u64)?;
+            let full =
+                Full::fill(lab, "a", maps::PODS, maps::PODS_MAX, PodEntry::default(), |n| FAR + n as u64)?;
             late_pod(lab, &cast, "shop/late-pods", full)
         });
         table.row(maps::ADDRS, || {
@@ -99,7 +102,8 @@ fn a_delivery_for_which_the_map_has_no_room_is_reset_and_counted() {
         let cast = Cast::start(lab)?;
         let agent = lab.agent("b");
         let mut table = Table::new(TEST);
-        for (family, address) in [("IPv4", IpAddr::from(cast.server.v4())), ("IPv6", cast.server.v6().into())] {
+        for (family, address) in [("IPv4", IpAddr::from(cast.server.v4())), ("IPv6", cast.server.v6().into())]
+        {
             for (way, from) in [("through a tunnel", &cast.client), ("in plaintext", &cast.stranger)] {
                 table.row(&format!("{family}, {way}"), || {
                     let to = SocketAddr::new(address, PORT);
@@ -149,13 +153,18 @@ fn a_service_for_which_the_map_has_no_room_is_refused_late_and_early_again() {
         let mut table = Table::new(TEST);
         table.row(maps::SERVICES, || {
             let key = |n| ServiceKey16 { addr: filler(n), port: 1 };
-            let full = Full::fill(lab, "a", maps::SERVICES, maps::SERVICES_MAX, ServiceState::default(), key)?;
+            let full =
+                Full::fill(lab, "a", maps::SERVICES, maps::SERVICES_MAX, ServiceState::default(), key)?;
             // Nobody serves it.
             let service = lab.service("shop/nobody").select("app", "nobody").port(80, 80).create()?;
             let to = SocketAddr::new(service.v4().into(), 80);
             // The agent knows it and resets, the kernel does not know it and lets connect(2) succeed.
             eventually(SOON, || match seen::burst(&cast.client, to, 1, 1, false) {
-                Ok(report) if report["by"]["read:ECONNRESET"] == 1 || report["by"]["write:ECONNRESET"] == 1 => Ok(()),
+                Ok(report)
+                    if report["by"]["read:ECONNRESET"] == 1 || report["by"]["write:ECONNRESET"] == 1 =>
+                {
+                    Ok(())
+                }
                 other => Err(format!("{other:?}")),
             })?;
             let log = seen::log(lab, "a")?;

@@ -74,7 +74,8 @@ fn enough(connections: usize) -> Result<(), String> {
 }
 
 fn to(servers: &[Arc<Pod>], family: &str) -> Vec<SocketAddr> {
-    let address = |pod: &Arc<Pod>| -> IpAddr { if family == "IPv4" { pod.v4().into() } else { pod.v6().into() } };
+    let address =
+        |pod: &Arc<Pod>| -> IpAddr { if family == "IPv4" { pod.v4().into() } else { pod.v6().into() } };
     servers.iter().map(|pod| SocketAddr::new(address(pod), PORT)).collect()
 }
 

@@ -79,7 +79,8 @@ pub(crate) fn raise_open_files() {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
         let wanted = hard.max(RUNTIMES_OPEN_FILES);
         let raised = [wanted, hard];
-        let hard = raised.into_iter().find(|most| setrlimit(Resource::RLIMIT_NOFILE, *most, *most).is_ok())?;
+        let hard =
+            raised.into_iter().find(|most| setrlimit(Resource::RLIMIT_NOFILE, *most, *most).is_ok())?;
         Some((soft, hard))
     });
 }

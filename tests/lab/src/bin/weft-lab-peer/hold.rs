@@ -162,8 +162,7 @@ impl Epoll {
     fn add(&self, fd: RawFd) -> io::Result<()> {
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: fd as u64 };
         // SAFETY: the event is a live local; the kernel copies it.
-        let result =
-            unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        let result = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -171,8 +170,7 @@ impl Epoll {
         const MOST: usize = 256;
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
         // SAFETY: the pointer is to as many live events as are named.
-        let count =
-            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, -1) };
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, -1) };
         match usize::try_from(count) {
             Ok(count) => Ok(events[..count].iter().map(|event| event.u64 as RawFd).collect()),
             Err(_) => match io::Error::last_os_error() {

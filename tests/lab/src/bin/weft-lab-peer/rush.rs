@@ -12,7 +12,12 @@ use serde_json::Value;
 use crate::tally::{Tally, step};
 
 /// For so long: connect, one byte there and back, close. This side closes first, so TIME_WAIT is on this side.
-pub(crate) fn rush(to: SocketAddr, threads: usize, length: Duration, timeout: Duration) -> anyhow::Result<()> {
+pub(crate) fn rush(
+    to: SocketAddr,
+    threads: usize,
+    length: Duration,
+    timeout: Duration,
+) -> anyhow::Result<()> {
     let (start, tally) = (Instant::now(), Tally::default());
     let seconds: Vec<AtomicU64> = (0..=length.as_secs()).map(|_| AtomicU64::new(0)).collect();
     let worker = || {
