@@ -52,3 +52,9 @@ pub fn burst(from: &Pod, to: SocketAddr, threads: usize, rounds: usize, silent: 
     }
     from.command(words)?.timeout(std::time::Duration::from_secs(60)).run()?.ok()?.json()
 }
+
+/// How many connections of a report were ended by a RST, at whatever step the client has noticed.
+pub fn resets(report: &Value) -> u64 {
+    let steps = ["connect:ECONNRESET", "write:ECONNRESET", "write:EPIPE", "read:ECONNRESET"];
+    steps.iter().filter_map(|step| report["by"][step].as_u64()).sum()
+}

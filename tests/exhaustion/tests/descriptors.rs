@@ -60,8 +60,7 @@ fn starves(lab: &Lab, node: &str, from: &Pod, to: SocketAddr) -> Result<String> 
     let (ok, failed) = (number("ok")?, number("failed")?);
     ensure!(ok <= ROOM && failed >= TOO_MANY as u64 - ROOM, "{report}");
     // A clean error for each, in bounded time: the client's own limit is 20 s for each step.
-    let resets = ["read:ECONNRESET", "write:ECONNRESET", "write:EPIPE"];
-    let reset: u64 = resets.iter().filter_map(|by| report["by"][by].as_u64()).sum();
+    let reset = seen::resets(&report);
     ensure!(reset == failed, "{report}");
     ensure!(took < CLEAR, "it took {took:?}");
     drop(more);

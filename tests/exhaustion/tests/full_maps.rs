@@ -116,8 +116,7 @@ fn a_delivery_for_which_the_map_has_no_room_is_reset_and_counted() {
                         Full::fill(lab, "b", maps::DELIVERY, maps::DELIVERY_MAX, Endpoint16::default(), key)?;
                     let report = seen::burst(from, to, 10, 1, false)?;
                     ensure!(report["failed"] == 10, "{report}");
-                    let resets = ["read:ECONNRESET", "write:ECONNRESET", "write:EPIPE"];
-                    let reset: u64 = resets.iter().filter_map(|by| report["by"][by].as_u64()).sum();
+                    let reset = seen::resets(&report);
                     ensure!(reset == 10, "{report}");
                     let refused = seen::refused(agent, "map_full")? - before;
                     ensure!(refused == 10, "the agent counts {refused}");
@@ -160,11 +159,7 @@ fn a_service_for_which_the_map_has_no_room_is_refused_late_and_early_again() {
             let to = SocketAddr::new(service.v4().into(), 80);
             // The agent knows it and resets, the kernel does not know it and lets connect(2) succeed.
             eventually(SOON, || match seen::burst(&cast.client, to, 1, 1, false) {
-                Ok(report)
-                    if report["by"]["read:ECONNRESET"] == 1 || report["by"]["write:ECONNRESET"] == 1 =>
-                {
-                    Ok(())
-                }
+                Ok(report) if seen::resets(&report) == 1 => Ok(()),
                 other => Err(format!("{other:?}")),
             })?;
             let log = seen::log(lab, "a")?;
