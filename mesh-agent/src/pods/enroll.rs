@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::find::{self, Sandbox};
 use super::listeners::{self, Listener};
 use super::pod::Pod;
+use super::refused::Refused;
 use crate::kernel::MapFailure;
 use crate::kernel::maps::addr;
 use crate::netns::Netns;
@@ -461,26 +462,6 @@ impl Entry {
     }
 }
 
-/// Why a pod could not be taken in.
-struct Refused {
-    reason: Reason,
-    detail: String,
-}
-
-impl Refused {
-    fn of(error: &io::Error) -> Self {
-        let reason = if listeners::is_exhausted(error) { Reason::Exhausted } else { Reason::CaptureFailed };
-        Self { reason, detail: error.to_string() }
-    }
-}
-
-impl From<MapFailure> for Refused {
-    fn from(error: MapFailure) -> Self {
-        let reason = if error.is_full() { Reason::MapFull } else { Reason::CaptureFailed };
-        Self { reason, detail: chain(&error) }
-    }
-}
-
 /// What the Pod object says, or else what the namespace has; at most one of each family.
 fn own_addresses(workload: &Workload, netns: &Netns) -> Vec<IpAddr> {
     let mut own: Vec<IpAddr> = Vec::new();
@@ -490,15 +471,4 @@ fn own_addresses(workload: &Workload, netns: &Netns) -> Vec<IpAddr> {
         }
     }
     if own.is_empty() { listeners::addresses_of(netns).unwrap_or_default() } else { own }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }
