@@ -23,12 +23,12 @@ pub fn metric(agent: &Agent, name: &str, labels: &[&str]) -> Result<u64> {
 
 /// Connections that were refused for a reason, as the agent counts them.
 pub fn refused(agent: &Agent, reason: &str) -> Result<u64> {
-    metric(agent, "connections_failed_total", &[&format!("reason=\"{reason}\"")])
+    metric(agent, "weft_connections_failed_total", &[&format!("reason=\"{reason}\"")])
 }
 
 /// Connections that the kernel refused for a reason.
 pub fn kernel_refused(agent: &Agent, reason: &str) -> Result<u64> {
-    metric(agent, "kernel_refused_total", &[&format!("reason=\"{reason}\"")])
+    metric(agent, "weft_kernel_refused_total", &[&format!("reason=\"{reason}\"")])
 }
 
 /// What an agent has logged so far.

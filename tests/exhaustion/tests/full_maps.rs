@@ -157,14 +157,18 @@ fn a_service_for_which_the_map_has_no_room_is_refused_late_and_early_again() {
             // Nobody serves it.
             let service = lab.service("shop/nobody").select("app", "nobody").port(80, 80).create()?;
             let to = SocketAddr::new(service.v4().into(), 80);
+            eventually(SOON, || {
+                let log = seen::log(lab, "a").map_err(|error| format!("{error:#}"))?;
+                match log.lines().filter(|line| line.contains("map_full")).count() {
+                    1 => Ok(()),
+                    lines => Err(format!("{lines} lines name map_full")),
+                }
+            })?;
             // The agent knows it and resets, the kernel does not know it and lets connect(2) succeed.
             eventually(SOON, || match seen::burst(&cast.client, to, 1, 1, false) {
                 Ok(report) if seen::resets(&report) == 1 => Ok(()),
                 other => Err(format!("{other:?}")),
             })?;
-            let log = seen::log(lab, "a")?;
-            let lines = log.lines().filter(|line| line.contains("map_full")).count();
-            ensure!(lines == 1, "{lines} lines name map_full");
             connects(&cast.client, server(&cast)).context("another destination")?;
             drop(full);
             eventually(SOON, || match seen::burst(&cast.client, to, 1, 1, false) {
