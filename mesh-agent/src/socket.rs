@@ -14,6 +14,10 @@ use tokio::net::TcpStream;
 use crate::kernel::maps::Maps;
 use crate::netns::Netns;
 
+mod claim;
+
+pub use claim::Claim;
+
 /// How long a destination may take to answer a SYN: the client's own connect has succeeded long ago.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,7 +40,8 @@ pub async fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
     finish(stream).await
 }
 
-/// Connects to an application of the pod on behalf of `client`; the kernel hands the application the client's address.
+/// Connects to an application of the pod on behalf of `client`; the kernel hands the application the client's address, which
+/// is no other connection's as long as the claim is held.
 ///
 /// IPv4 from loopback, IPv6 from 100::/64 (the kernel routes no RST to ::1 out of nowhere, so a closed port would be
 /// silence): `sk_lookup` refuses whatever comes from there without a note. In a pod without that route, from its own
@@ -46,12 +51,13 @@ pub async fn deliver(
     maps: &Maps,
     to: SocketAddr,
     client: SocketAddr,
-) -> io::Result<TcpStream> {
+) -> io::Result<(TcpStream, Claim)> {
+    let claim = Claim::new(to, client);
     let stream = netns.within(|| {
         let mut result = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
         for source in delivery_sources(to.ip(), netns.has_delivery_route()) {
             let socket = fresh(to)?;
-            maps.note_delivery(&socket, client).map_err(io::Error::other)?;
+            maps.note_delivery(&socket, claim.client()).map_err(io::Error::other)?;
             bind_without_port(&socket)?;
             if source.is_ipv6() {
                 // No interface has the address.
@@ -70,7 +76,7 @@ pub async fn deliver(
     if maps.delivery_lost(&stream) {
         return Err(io::Error::new(io::ErrorKind::StorageFull, "the kernel's map of deliveries is full"));
     }
-    finish(stream).await
+    finish(stream).await.map(|stream| (stream, claim))
 }
 
 fn delivery_sources(to: IpAddr, routed: bool) -> impl Iterator<Item = IpAddr> {

@@ -56,7 +56,7 @@ impl Inbound {
             return socket::reset(peer);
         }
         match socket::deliver(&pod.netns, &self.maps, target, client).await {
-            Ok(app) => {
+            Ok((app, _claim)) => {
                 let open = self.connections.open(about);
                 let outcome = relay::relay_plain(app, peer, open.meter()).await;
                 finish(open, outcome);

@@ -144,6 +144,10 @@ impl Outbound {
         let mut about = about(&pod, client, hop.target, Some(&hop), Security::Kernel);
         about.path = ConnectionPath::Direct;
         let delivered = socket::deliver(&pod.netns, &self.maps, hop.target, client).await;
+        let (delivered, _claim) = match delivered {
+            Ok((stream, claim)) => (Ok(stream), Some(claim)),
+            Err(error) => (Err(error), None),
+        };
         self.carry(about, app, delivered).await;
     }
 

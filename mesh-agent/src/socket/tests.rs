@@ -16,3 +16,16 @@ fn deliveries_take_the_sources_in_turn_and_try_them_all() {
     }
     assert_eq!(delivery_sources(v6, false).collect::<Vec<_>>(), [v6]);
 }
+
+#[test]
+fn two_connections_of_one_client_port_are_told_apart_while_both_live() {
+    let (to, other) = (SocketAddr::from(([10, 9, 0, 1], 80)), SocketAddr::from(([10, 9, 0, 1], 81)));
+    let client = SocketAddr::from(([10, 9, 0, 2], 65_535));
+    let first = Claim::new(to, client);
+    let second = Claim::new(to, client);
+    assert_eq!(first.client(), client);
+    assert_eq!(second.client(), SocketAddr::new(client.ip(), 1024));
+    assert_eq!(Claim::new(other, client).client(), client, "another application");
+    drop(first);
+    assert_eq!(Claim::new(to, client).client(), client, "it is free again");
+}

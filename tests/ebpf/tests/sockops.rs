@@ -99,13 +99,15 @@ fn many(stage: &Stage<'_>, web: &Captured<'_>, family: Family) -> Result<String>
     stage.counts(&[("Redirected", CLIENTS.into())], || {
         for port in 1..=CLIENTS {
             let socket = web.hand.dial(elsewhere(family, port))??;
-            clients.insert(local(&socket)?, (socket, port));
+            // A source port may serve several at once, towards different capture ports.
+            clients.insert((local(&socket)?, port), socket);
         }
         Ok(())
     })?;
     for _ in 0..CLIENTS {
         let visitor = web.door(family, ListenerKey::OUTBOUND).visitor()?;
-        let (_, port) = clients.remove(&plain(visitor.peer)).context("somebody else came")?;
+        let port = web.note(&visitor.socket)?.port as u16;
+        clients.remove(&(plain(visitor.peer), port)).context("somebody else came")?;
         web.expect_note(&visitor.socket, SockNote::ORIGINAL, elsewhere(family, port))?;
     }
     ensure!(clients.is_empty(), "{} did not come", clients.len());
