@@ -10,12 +10,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mesh_common::{ServiceKey16, ServiceState, Settings};
 use mesh_hbone::Pool;
 use mesh_identity::Keyring;
-use mesh_model::{Change, Uid, Workload, World};
+use mesh_model::{Change, Reason, Uid, Workload, World};
 use mesh_telemetry::readiness::Condition;
 use mesh_xds::client::{Event, Update};
 use tokio::sync::mpsc;
@@ -24,6 +25,9 @@ use crate::kernel::lower;
 use crate::kernel::maps::Maps;
 use crate::outbound::{Chain, PoolKey};
 use crate::pods;
+
+/// How long until rows that did not fit are tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Applies what the controller says.
 pub struct Control {
@@ -45,12 +49,25 @@ pub struct Control {
     pub known: Condition,
     /// The service rows that the kernel has.
     pub rows: HashMap<ServiceKey16, ServiceState>,
+    /// There are rows that the kernel has no room for.
+    pub unwritten: bool,
 }
 
 impl Control {
     /// Follows the controller until the client is gone.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
-        while let Some(event) = events.recv().await {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => event,
+                    None => return,
+                },
+                () = tokio::time::sleep(TRY_AGAIN), if self.unwritten => {
+                    let world = self.world.load_full();
+                    self.lower_services(&world);
+                    continue;
+                }
+            };
             match event {
                 Event::Connected => {
                     tracing::info!("connected to the controller");
@@ -115,17 +132,45 @@ impl Control {
 
     /// A row that cannot be written costs an early refusal, never a leak: the agent decides without it.
     fn lower_services(&mut self, world: &World) {
-        let rows = lower::services(world);
+        let mut rows = lower::services(world);
         for key in self.rows.keys().filter(|key| !rows.contains_key(key)) {
             if let Err(error) = self.maps.set_service(*key, None) {
                 tracing::warn!(error = %Chain(&error), "a service's row stays");
             }
         }
-        for (key, state) in rows.iter().filter(|(key, state)| self.rows.get(key) != Some(state)) {
-            if let Err(error) = self.maps.set_service(*key, Some(*state)) {
-                tracing::warn!(error = %Chain(&error), "a service is refused late");
+        let mut failed = 0_usize;
+        let mut why = None;
+        rows.retain(|key, state| {
+            let had = self.rows.get(key);
+            if had == Some(state) {
+                return true;
             }
+            match self.maps.set_service(*key, Some(*state)) {
+                Ok(()) => true,
+                Err(error) => {
+                    failed += 1;
+                    why = Some(error);
+                    // What the kernel has of it stays, to be replaced or removed later.
+                    had.is_some_and(|had| {
+                        *state = *had;
+                        true
+                    })
+                }
+            }
+        });
+        if let Some(error) = why
+            && !self.unwritten
+        {
+            let reason = if error.is_full() { Reason::MapFull } else { Reason::CaptureFailed };
+            tracing::warn!(
+                reason = reason.as_str(), rows = failed, error = %Chain(&error),
+                "services could not be recorded in the kernel; what it would refuse at connect the agent resets"
+            );
         }
+        if failed == 0 && self.unwritten {
+            tracing::info!("all services are recorded in the kernel again");
+        }
+        self.unwritten = failed > 0;
         self.rows = rows;
     }
 }

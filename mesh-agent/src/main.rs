@@ -21,6 +21,7 @@ mod netns;
 mod outbound;
 mod pace;
 mod pods;
+mod quiet;
 mod relay;
 mod socket;
 
@@ -242,6 +243,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         keyring: keyring.clone(),
         pool,
         rows: maps.service_keys().into_iter().map(|key| (key, Default::default())).collect::<HashMap<_, _>>(),
+        unwritten: false,
         known,
     };
     tokio::spawn(control.run(events));

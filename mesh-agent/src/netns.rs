@@ -8,21 +8,30 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError, Weak};
 
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
+
+mod delivery_route;
+
+pub use delivery_route::DeliveryRoute;
 
 /// A network namespace, kept alive by the open descriptor.
 #[derive(Debug)]
 pub struct Netns {
     file: OwnedFd,
     cookie: u64,
+    /// Who keeps the route for IPv6 deliveries. Held while it is made or taken away.
+    route: Mutex<Weak<DeliveryRoute>>,
+    /// It was said that `somaxconn` is low here.
+    backlog_named: AtomicBool,
 }
 
-thread_local! {
-    /// This thread's own namespace, opened once.
-    static HOME: io::Result<File> = File::open("/proc/thread-self/ns/net");
-}
+/// The agent's own namespace, in which every thread of it begins. Opened once, when there are descriptors; a failure is not
+/// kept.
+static HOME: OnceLock<OwnedFd> = OnceLock::new();
 
 impl Netns {
     /// Opens a namespace by its file (`/proc/PID/ns/net`, `/run/netns/NAME`).
@@ -32,12 +41,22 @@ impl Netns {
             let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
             cookie_of(&socket)
         })?;
-        Ok(Self { file, cookie })
+        Ok(Self { file, cookie, route: Mutex::default(), backlog_named: AtomicBool::new(false) })
     }
 
     /// The cookie that the kernel's hooks see (`SO_NETNS_COOKIE`, Linux 5.14).
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// Whether IPv6 deliveries can come from 100::/64 here.
+    pub fn has_delivery_route(&self) -> bool {
+        self.route.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
+    }
+
+    /// Whether the namespace's low `somaxconn` is to be named now: true once.
+    pub fn name_backlog(&self) -> bool {
+        !self.backlog_named.swap(true, Ordering::Relaxed)
     }
 
     /// Runs `make` inside the namespace, on this thread. `make` must not block.
@@ -53,16 +72,23 @@ impl AsFd for Netns {
 }
 
 fn within<T>(namespace: BorrowedFd<'_>, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    HOME.with(|home| {
-        let home = home.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        let made = make();
-        if let Err(error) = setns(home, CloneFlags::CLONE_NEWNET) {
-            tracing::error!(%error, "cannot return to the agent's network namespace; the process ends");
-            std::process::abort();
-        }
-        made
-    })
+    let home = home()?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let made = make();
+    if let Err(error) = setns(home, CloneFlags::CLONE_NEWNET) {
+        tracing::error!(%error, "cannot return to the agent's network namespace; the process ends");
+        std::process::abort();
+    }
+    made
+}
+
+fn home() -> io::Result<&'static OwnedFd> {
+    if let Some(home) = HOME.get() {
+        return Ok(home);
+    }
+    // Only a thread that is at home gets here: the first entry into another namespace waits for this.
+    let opened = OwnedFd::from(File::open("/proc/thread-self/ns/net")?);
+    Ok(HOME.get_or_init(|| opened))
 }
 
 fn cookie_of(socket: &Socket) -> io::Result<u64> {

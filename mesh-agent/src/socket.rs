@@ -1,10 +1,12 @@
 //! Connecting sockets of the agent's that live in a pod's network namespace, and the ways to end one.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use mesh_common::Addr;
 use mesh_model::Reason;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
@@ -12,11 +14,21 @@ use tokio::net::TcpStream;
 use crate::kernel::maps::Maps;
 use crate::netns::Netns;
 
+mod claim;
+
+pub use claim::Claim;
+
 /// How long a destination may take to answer a SYN: the client's own connect has succeeded long ago.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Loopback sources for deliveries: each gives 28,232 connections to one port at the kernel's defaults.
+/// Loopback sources for deliveries over IPv4: each gives 28,232 connections to one port at the kernel's defaults. From
+/// loopback TIME_WAIT is no obstacle (`tcp_tw_reuse` is 2), so that many may be open.
 const V4_SOURCES: u8 = 8;
+/// Sources in 100::/64 for deliveries over IPv6, where TIME_WAIT is one: room for all that a kernel keeps.
+const V6_SOURCES: u8 = 32;
+
+/// The source that the next delivery tries first: in turn, because looking for a port among many taken ones is slow.
+static NEXT_SOURCE: AtomicU8 = AtomicU8::new(0);
 
 /// Connects from the pod's own address.
 pub async fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
@@ -28,24 +40,39 @@ pub async fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
     finish(started).await
 }
 
-/// Connects to an application of the pod on behalf of `client`; the kernel hands the application the client's address.
+/// Connects to an application of the pod on behalf of `client`; the kernel hands the application the client's address, which
+/// is no other connection's as long as the claim is held.
 ///
-/// IPv4 from loopback: there `sk_lookup` refuses whatever has no note. IPv6 from the pod's own address, because the kernel
-/// routes no RST to ::1 out of nowhere (a closed port would be silence); there the note is checked here.
+/// IPv4 from loopback, IPv6 from 100::/64 (the kernel routes no RST to ::1 out of nowhere, so a closed port would be
+/// silence): `sk_lookup` refuses whatever comes from there without a note. In a pod without that route, from its own
+/// address, where the note is checked here alone.
 pub async fn deliver(
     netns: &Netns,
     maps: &Maps,
     to: SocketAddr,
     client: SocketAddr,
-) -> io::Result<TcpStream> {
+) -> io::Result<(TcpStream, Claim)> {
+    let claim = Claim::new(to, client);
     let started = netns.within(|| {
         let mut result = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
-        for source in delivery_sources(to.ip()) {
+        for source in delivery_sources(to.ip(), netns.has_delivery_route()) {
             let socket = fresh(to)?;
-            maps.note_delivery(&socket, client).map_err(io::Error::other)?;
+            maps.note_delivery(&socket, claim.client()).map_err(io::Error::other)?;
             bind_without_port(&socket)?;
+            if source.is_ipv6() {
+                // No interface has the address.
+                socket.set_freebind_v6(true)?;
+            }
             socket.bind(&SocketAddr::new(source, 0).into())?;
-            result = start(&socket, to).map(|state| (socket, state));
+            let begun = start(&socket, to);
+            // From elsewhere than the pod's own address it cannot have gone well without its note.
+            if (begun.is_err() || source == to.ip()) && maps.delivery_lost(&socket) {
+                return Err(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    "the kernel's map of deliveries is full",
+                ));
+            }
+            result = begun.map(|state| (socket, state));
             match &result {
                 // All ports of this source are taken.
                 Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
@@ -54,19 +81,32 @@ pub async fn deliver(
         }
         result
     })?;
-    if maps.delivery_lost(&started.0) {
-        return Err(io::Error::other("the kernel's map of deliveries is full"));
-    }
-    finish(started).await
+    finish(started).await.map(|stream| (stream, claim))
 }
 
-fn delivery_sources(to: IpAddr) -> impl Iterator<Item = IpAddr> {
-    let sources = if to.is_ipv4() { V4_SOURCES } else { 1 };
-    (1..=sources).map(move |last| match to {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)),
-        IpAddr::V6(own) => IpAddr::V6(own),
+fn delivery_sources(to: IpAddr, routed: bool) -> impl Iterator<Item = IpAddr> {
+    let sources = match to {
+        IpAddr::V4(_) => V4_SOURCES,
+        IpAddr::V6(_) if routed => V6_SOURCES,
+        IpAddr::V6(_) => 1,
+    };
+    let first = NEXT_SOURCE.fetch_add(1, Ordering::Relaxed);
+    (0..sources).map(move |turn| {
+        let last = first.wrapping_add(turn) % sources + 1;
+        match to {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)),
+            IpAddr::V6(_) if routed => {
+                let mut octets = Addr::DELIVERY_PREFIX.octets();
+                octets[15] = last;
+                IpAddr::V6(Ipv6Addr::from(octets))
+            }
+            IpAddr::V6(own) => IpAddr::V6(own),
+        }
     })
 }
+
+#[cfg(test)]
+mod tests;
 
 fn fresh(to: SocketAddr) -> io::Result<Socket> {
     let socket =
@@ -138,6 +178,7 @@ pub fn connect_reason(error: &io::Error) -> Reason {
     match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::ConnectionRefused, _) => Reason::ConnectRefused,
         (io::ErrorKind::TimedOut, _) => Reason::ConnectTimeout,
+        (io::ErrorKind::StorageFull, _) => Reason::MapFull,
         (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL))
         | (io::ErrorKind::AddrNotAvailable, _) => Reason::Exhausted,
         _ => Reason::ConnectFailed,

@@ -85,6 +85,19 @@ impl Addr {
         (self.is_v4() && u32::from_be(d) >> 24 == 127) || (a | b | c == 0 && d == 1_u32.to_be())
     }
 
+    /// One of the addresses from which the agent delivers over IPv6: 100::/64, the discard-only block (RFC 6666), from which
+    /// nothing real comes. In a captured pod it is local, by a route of the agent's.
+    #[inline(always)]
+    pub const fn is_delivery_source(&self) -> bool {
+        let [a, b, _, _] = Self::DELIVERY_PREFIX.words;
+        self.words[0] == a && self.words[1] == b
+    }
+
+    /// The prefix of [`Addr::is_delivery_source`].
+    pub const DELIVERY_PREFIX: Self = Self { words: [0x0100_0000_u32.to_be(), 0, 0, 0] };
+    /// Bits of [`Addr::DELIVERY_PREFIX`].
+    pub const DELIVERY_PREFIX_BITS: u8 = 64;
+
     /// 0.0.0.0 or ::, which Linux connects to loopback.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
@@ -117,7 +130,7 @@ abi! {
 
 impl Settings {
     /// The layout's number; counts up with every change in this module.
-    pub const ABI: AbiVersion = 1;
+    pub const ABI: AbiVersion = 2;
 }
 
 abi! {
@@ -216,10 +229,50 @@ impl ListenerKey {
     pub const HBONE: u32 = 15008;
     /// All three.
     pub const ALL: [u32; 3] = [Self::OUTBOUND, Self::PLAINTEXT, Self::HBONE];
+
+    /// Whether a port of a captured pod's is the agent's: it listens there, or redirected connects arrive there.
+    #[inline(always)]
+    pub const fn is_agents(port: u32) -> bool {
+        matches!(port, Self::OUTBOUND | Self::PLAINTEXT | Self::HBONE) || CapturePorts::holds(port)
+    }
 }
 
+/// The ports to which captured connects are redirected, all of them steered to the one listener at
+/// [`ListenerKey::OUTBOUND`]. Several, because a source address has 28,232 ports per destination address and port at the
+/// kernel's defaults, half of which are found fast; these have room for all TIME_WAIT sockets that a kernel keeps (262,144
+/// at most by its defaults).
+#[derive(Clone, Copy, Debug)]
+pub struct CapturePorts;
+
+impl CapturePorts {
+    /// The first. Aligned, so that one comparison tells.
+    pub const FIRST: u32 = 15104;
+    /// How many; a power of two.
+    pub const COUNT: u32 = 32;
+    /// The last.
+    pub const LAST: u32 = Self::FIRST + Self::COUNT - 1;
+
+    /// One of them, by a random number.
+    #[inline(always)]
+    pub const fn pick(random: u32) -> u32 {
+        Self::FIRST | random & (Self::COUNT - 1)
+    }
+
+    /// Whether a port is one of them.
+    #[inline(always)]
+    pub const fn holds(port: u32) -> bool {
+        port & !(Self::COUNT - 1) == Self::FIRST
+    }
+}
+
+const _: () = assert!(
+    CapturePorts::COUNT.is_power_of_two() && CapturePorts::FIRST % CapturePorts::COUNT == 0,
+    "the block is aligned"
+);
+
 abi! {
-    /// The client's end of a redirected connection.
+    /// A redirected connection: the client's end, and the port to which it was redirected. The other address is the pod's
+    /// own, so this is the whole connection: one source port may be in use towards several of [`CapturePorts`].
     pub struct NoteKey {
         /// The client's network namespace.
         pub netns_cookie: u64,
@@ -227,8 +280,8 @@ abi! {
         pub addr: Addr,
         /// The client's source port.
         pub port: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// One of [`CapturePorts`].
+        pub capture_port: u32,
     }
 }
 
@@ -245,7 +298,8 @@ abi! {
 abi! {
     /// Both ends of a delivery, as the application's side sees them.
     pub struct DeliveryKey {
-        /// The agent's source: loopback for IPv4, the pod's own address for IPv6.
+        /// The agent's source: loopback for IPv4, [`Addr::is_delivery_source`] for IPv6 (the pod's own address where that
+        /// has no route).
         pub src: Addr,
         /// The pod's own address.
         pub dst: Addr,

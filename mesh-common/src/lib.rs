@@ -15,8 +15,8 @@ mod names;
 mod refusal;
 
 pub use abi::{
-    AbiVersion, Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey,
-    PodEntry, ServiceKey16, ServiceState, Settings, SockNote,
+    AbiVersion, Addr, AddrEntry, CapturePorts, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey,
+    NoteKey, PodEntry, ServiceKey16, ServiceState, Settings, SockNote,
 };
 pub use names::{maps, paths, programs};
 pub use refusal::Refusal;

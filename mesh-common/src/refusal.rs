@@ -22,11 +22,11 @@ pub enum Refusal {
     MapFull = 7,
     /// A connection to one of the agent's own ports from where none may come.
     AgentPort = 8,
-    /// A loopback source at the pod's own address that is no delivery of the agent's.
+    /// An address that only deliveries of the agent's come from (loopback, 100::/64), and it is none.
     LoopbackSource = 9,
     /// The agent's listener is gone (the agent is down).
     NoListener = 10,
-    /// A connection at the capture port without a note.
+    /// A connection at a capture port without a note.
     NoOriginalDst = 11,
 }
 

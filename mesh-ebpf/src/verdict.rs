@@ -3,7 +3,7 @@
 //! Pure functions of what the hooks looked up; the hooks only look up and carry out. An entry point is one expression,
 //! so no verdict can be computed and dropped.
 
-use mesh_common::{Addr, AddrEntry, ListenerKey, PodEntry, Refusal};
+use mesh_common::{Addr, AddrEntry, CapturePorts, ListenerKey, PodEntry, Refusal};
 
 #[cfg(test)]
 mod tests;
@@ -80,11 +80,18 @@ pub(crate) enum Arrival {
     Drop(Refusal),
 }
 
+/// A SYN to an address that is no captured pod's: a second network's, link-local, loopback. Nobody dials where the agent
+/// delivers from, which is local in a captured pod and would lead around everything else.
+#[inline(always)]
+pub(crate) fn arrival_elsewhere(local: &Addr) -> Arrival {
+    if local.is_delivery_source() { Arrival::Drop(Refusal::LoopbackSource) } else { Arrival::Application }
+}
+
 /// Judges a SYN by its addresses alone: this hook has no socket, no process and no namespace to ask.
 #[inline(always)]
 pub(crate) fn arrival(state: u32, remote: &Addr, local: &Addr, port: u32) -> Arrival {
-    let loopback = remote.is_loopback();
-    if port == ListenerKey::OUTBOUND {
+    let loopback = remote.is_loopback() || remote.is_delivery_source();
+    if port == ListenerKey::OUTBOUND || CapturePorts::holds(port) {
         // From wherever the pod's socket is bound; only the pod's own connect leaves the note.
         Arrival::NotedClient
     } else if loopback || remote == local {

@@ -17,6 +17,7 @@ use mesh_model::{Identity, Reason, ServiceKey, Workload};
 use mesh_telemetry::api::{ConnectionPath, ConnectionRow, DestinationEnd, Direction, Security, SourceEnd};
 
 use crate::metrics::{Metrics, Pair, PairKey};
+use crate::quiet::Quiet;
 use crate::relay::Meter;
 
 /// One end of a connection.
@@ -54,6 +55,8 @@ pub struct Connections {
     /// Held for an insert, a removal or a copy of the handles.
     live: Mutex<HashMap<u64, Arc<Live>>>,
     metrics: Metrics,
+    /// Refusals for want of descriptors, ports or room, which come in thousands.
+    scarce: Quiet,
 }
 
 #[derive(Debug)]
@@ -82,7 +85,7 @@ pub struct Open {
 impl Connections {
     /// An empty table that counts into `metrics`.
     pub fn new(metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { next: AtomicU64::new(1), live: Mutex::default(), metrics })
+        Arc::new(Self { next: AtomicU64::new(1), live: Mutex::default(), metrics, scarce: Quiet::default() })
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Live>>> {
@@ -102,15 +105,26 @@ impl Connections {
 
     /// Counts and logs a connection that never began.
     pub fn refuse(&self, about: &About, reason: Reason, detail: &dyn std::fmt::Display) {
-        self.metrics.failed(PairKey::of(about), reason);
+        self.count_refused(about, reason);
+        let times = match reason {
+            Reason::Exhausted | Reason::MapFull => self.scarce.due(),
+            _ => Some(1),
+        };
+        let Some(times) = times else { return };
         tracing::info!(
             reason = reason.as_str(),
             source = %about.source.address,
             destination = %about.destination.address,
             direction = about.direction.as_str(),
             %detail,
+            times,
             "connection refused"
         );
+    }
+
+    /// Counts a connection that never began, whose refusal is logged elsewhere.
+    pub fn count_refused(&self, about: &About, reason: Reason) {
+        self.metrics.failed(PairKey::of(about), reason);
     }
 
     /// All rows, oldest first.

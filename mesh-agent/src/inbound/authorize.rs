@@ -11,7 +11,7 @@ use crate::pods::Pod;
 pub(super) fn destination(pod: &Pod, target: SocketAddr) -> Result<(), Reason> {
     if !pod.owns(target.ip()) {
         Err(Reason::ForeignAuthority)
-    } else if ListenerKey::ALL.contains(&u32::from(target.port())) {
+    } else if ListenerKey::is_agents(target.port().into()) {
         Err(Reason::AgentPort)
     } else {
         Ok(())

@@ -80,7 +80,7 @@ impl Inbound {
             return request.refuse(400);
         }
         match socket::deliver(&pod.netns, &self.maps, target, client).await {
-            Ok(app) => {
+            Ok((app, _claim)) => {
                 let tunnel = request.accept();
                 let open = self.connections.open(about);
                 let outcome = relay::relay(app, tunnel, open.meter()).await;

@@ -56,7 +56,7 @@ impl Inbound {
             return socket::reset(peer);
         }
         match socket::deliver(&pod.netns, &self.maps, target, client).await {
-            Ok(app) => {
+            Ok((app, _claim)) => {
                 let open = self.connections.open(about);
                 let outcome = relay::relay_plain(app, peer, open.meter()).await;
                 finish(open, outcome);
@@ -66,6 +66,11 @@ impl Inbound {
                 socket::reset(peer);
             }
         }
+    }
+
+    /// Counts a connection that was refused before it was looked at.
+    pub fn count_refused(&self, pod: &Pod, client: SocketAddr, target: SocketAddr, reason: Reason) {
+        self.connections.count_refused(&self.about(pod, client, target, None), reason);
     }
 
     fn about(&self, pod: &Pod, client: SocketAddr, target: SocketAddr, identity: Option<Identity>) -> About {

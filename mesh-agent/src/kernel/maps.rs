@@ -14,6 +14,7 @@ use mesh_common::{
     Addr, AddrEntry, CgroupEntry, Counter, Endpoint16, ListenerKey, NoteKey, PodEntry, Refusal, ServiceKey16,
     ServiceState, Settings, SockNote, maps,
 };
+use tokio::net::TcpStream;
 
 use super::KernelError;
 
@@ -35,7 +36,7 @@ pub struct Maps {
 
 /// Why a map could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("map {map}: cannot {action}")]
+#[error("map {map}: cannot {action} it{}", if self.is_full() { ", it has no room" } else { "" })]
 pub struct MapFailure {
     map: &'static str,
     action: &'static str,
@@ -214,7 +215,7 @@ impl Maps {
     /// What a captured client dialled: from the accepted socket's own note, else from the client's.
     pub fn original_destination(
         &self,
-        accepted: &impl AsRawFd,
+        accepted: &TcpStream,
         client: SocketAddr,
         netns_cookie: u64,
     ) -> Option<SocketAddr> {
@@ -224,7 +225,8 @@ impl Maps {
         {
             return Some(socket_addr(note.addr, note.port));
         }
-        let key = NoteKey { netns_cookie, addr: addr(client.ip()), port: client.port().into(), reserved: 0 };
+        let capture_port = accepted.local_addr().ok()?.port().into();
+        let key = NoteKey { netns_cookie, addr: addr(client.ip()), port: client.port().into(), capture_port };
         self.originals.get(&key, 0).ok().map(|original| socket_addr(original.addr, original.port))
     }
 

@@ -28,6 +28,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::netns::Netns;
+use crate::quiet::Quiet;
 use maps::Maps;
 
 pub use maps::MapFailure;
@@ -147,7 +148,7 @@ impl Kernel {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))?;
-        match EbpfLogger::init_with_logger(&mut ebpf, ToTracing) {
+        match EbpfLogger::init_with_logger(&mut ebpf, ToTracing::default()) {
             Ok(logger) => forward_logs(logger),
             Err(error) => tracing::warn!(%error, "the eBPF programs' own log lines will not be seen"),
         }
@@ -304,7 +305,11 @@ fn forward_logs(logger: EbpfLogger<ToTracing>) {
 }
 
 /// Turns a record of the programs into an event of the agent's.
-struct ToTracing;
+#[derive(Default)]
+struct ToTracing {
+    /// Warnings come once a connection: there is one line a second, with how many there were.
+    warnings: Quiet,
+}
 
 impl log::Log for ToTracing {
     fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
@@ -314,7 +319,11 @@ impl log::Log for ToTracing {
     fn log(&self, record: &log::Record<'_>) {
         match record.level() {
             log::Level::Error => tracing::error!(target: "weft::kernel", "{}", record.args()),
-            log::Level::Warn => tracing::warn!(target: "weft::kernel", "{}", record.args()),
+            log::Level::Warn => {
+                if let Some(times) = self.warnings.due() {
+                    tracing::warn!(target: "weft::kernel", times, "{}", record.args());
+                }
+            }
             log::Level::Info => tracing::info!(target: "weft::kernel", "{}", record.args()),
             log::Level::Debug => tracing::debug!(target: "weft::kernel", "{}", record.args()),
             log::Level::Trace => tracing::trace!(target: "weft::kernel", "{}", record.args()),

@@ -1,9 +1,9 @@
 //! A captured pod dials: where to, which way, and the bytes.
 //!
 //! ```text
-//! accepted at 15001 ─▶ original destination ─▶ route (mesh_model::route) ─┬─ tunnel ─▶ dial ─▶ relay
-//!                                                                        ├─ passthrough ─▶ connect ─▶ relay
-//!                                                                        └─ refuse ─▶ RST
+//! accepted from a capture port ─▶ original destination ─▶ route (mesh_model::route) ─┬─ tunnel ─▶ dial ─▶ relay
+//!                                                                                      ├─ passthrough ─▶ connect ─▶ relay
+//!                                                                                      └─ refuse ─▶ RST
 //! ```
 //!
 //! Invariants: no note, no world, no certificate: refused. What goes to a workload that was reported captured goes through
@@ -91,6 +91,11 @@ impl Outbound {
         }
     }
 
+    /// Counts a connection that was refused before it was looked at.
+    pub fn count_refused(&self, pod: &Pod, client: SocketAddr, reason: Reason) {
+        self.connections.count_refused(&about(pod, client, client, None, Security::Plaintext), reason);
+    }
+
     async fn tunnel(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop) {
         let about = about(&pod, client, hop.target, Some(&hop), Security::Mtls);
         let Some(peer) = &hop.workload else {
@@ -141,6 +146,10 @@ impl Outbound {
         let mut about = about(&pod, client, hop.target, Some(&hop), Security::Kernel);
         about.path = ConnectionPath::Direct;
         let delivered = socket::deliver(&pod.netns, &self.maps, hop.target, client).await;
+        let (delivered, _claim) = match delivered {
+            Ok((stream, claim)) => (Ok(stream), Some(claim)),
+            Err(error) => (Err(error), None),
+        };
         self.carry(about, app, delivered).await;
     }
 

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::find::{self, Sandbox};
 use super::listeners::{self, Listener};
 use super::pod::Pod;
+use super::refused::Refused;
 use crate::kernel::MapFailure;
 use crate::kernel::maps::addr;
 use crate::netns::Netns;
@@ -292,7 +293,9 @@ impl Entry {
             Ok(false) => return Ok(self.wait(Reason::NoNetns, Duration::from_millis(20))),
             Err(error) => {
                 tracing::warn!(uid = %self.uid, %error, "cannot look at a pod's network namespace");
-                return Ok(self.wait(Reason::NoNetns, Duration::from_millis(500)));
+                let reason =
+                    if listeners::is_exhausted(&error) { Reason::Exhausted } else { Reason::NoNetns };
+                return Ok(self.wait(reason, Duration::from_millis(500)));
             }
         }
         let Some(netns) = self.netns.clone() else { return Ok(None) };
@@ -308,7 +311,9 @@ impl Entry {
             // The certificate's arrival drives the pod again.
             return Ok(self.wait(Reason::NoCertificate, Duration::from_secs(1)));
         }
-        let pod = Arc::new(Pod { workload, netns, addresses, released: CancellationToken::new() });
+        let delivery_route = listeners::delivery_route(&netns, &addresses);
+        let released = CancellationToken::new();
+        let pod = Arc::new(Pod { workload, netns, delivery_route, addresses, released });
         match self.enroll(node, &pod, id) {
             Ok(()) => {
                 tracing::info!(uid = %self.uid, identity = %pod.identity(), addresses = ?pod.addresses, "captured");
@@ -318,9 +323,10 @@ impl Entry {
                 Ok(None)
             }
             Err(error) => {
-                tracing::error!(uid = %self.uid, error, "a pod could not be captured; its connections are refused");
+                let Refused { reason, detail } = error;
+                tracing::error!(uid = %self.uid, reason = reason.as_str(), error = detail, "a pod could not be captured; its connections are refused");
                 self.withdraw(node, &pod);
-                Ok(self.wait(Reason::CaptureFailed, Duration::from_secs(1)))
+                Ok(self.wait(reason, Duration::from_secs(1)))
             }
         }
     }
@@ -331,15 +337,14 @@ impl Entry {
     }
 
     /// Listeners first, then what steers to them, then what sends to them.
-    fn enroll(&self, node: &mut impl Node, pod: &Arc<Pod>, id: u64) -> Result<(), String> {
-        let listeners =
-            listeners::open(&pod.netns, &pod.addresses).map_err(|error: io::Error| error.to_string())?;
+    fn enroll(&self, node: &mut impl Node, pod: &Arc<Pod>, id: u64) -> Result<(), Refused> {
+        let listeners = listeners::open(&pod.netns, &pod.addresses).map_err(|error| Refused::of(&error))?;
         for listener in &listeners {
-            node.set_listener(listener).map_err(|error| chain(&error))?;
+            node.set_listener(listener)?;
         }
         node.accept(pod, listeners);
-        node.attach_pod(&pod.netns)?;
-        self.set_captured(node, pod, id).map_err(|error| chain(&error))
+        node.attach_pod(&pod.netns).map_err(|detail| Refused { reason: Reason::CaptureFailed, detail })?;
+        Ok(self.set_captured(node, pod, id)?)
     }
 
     fn set_captured(&self, node: &impl Node, pod: &Pod, id: u64) -> Result<(), MapFailure> {
@@ -466,15 +471,4 @@ fn own_addresses(workload: &Workload, netns: &Netns) -> Vec<IpAddr> {
         }
     }
     if own.is_empty() { listeners::addresses_of(netns).unwrap_or_default() } else { own }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }

@@ -92,9 +92,13 @@ pub(super) fn processes(cgroup: &Path) -> Vec<u32> {
     found
 }
 
-/// Whether any process lives in the cgroup or below it. An unreadable or missing cgroup has none.
+/// Whether any process lives in the cgroup or below it. A missing cgroup has none; one that cannot be looked at (the agent
+/// is out of descriptors) is no reason to let a pod go.
 pub(super) fn is_populated(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+    match fs::read_to_string(cgroup.join("cgroup.events")) {
+        Ok(events) => events.contains("populated 1"),
+        Err(error) => !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)),
+    }
 }
 
 /// Which network namespace a pod's processes are in.

@@ -1,18 +1,21 @@
 //! The agent's listening sockets in a pod's network namespace: three at each of the pod's addresses.
 //!
 //! Bound to the pod's own address (so that `getsockname` of a redirected client is right), reached through `sk_lookup`
-//! alone but for 15001. Not here: accepting (`capture`).
+//! alone. Not here: accepting (`capture`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use mesh_common::ListenerKey;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::netns::Netns;
+use crate::netns::{DeliveryRoute, Netns};
 
 /// Longer than any burst that one turn of the event loop leaves waiting; `net.core.somaxconn` of the pod caps it.
 const BACKLOG: i32 = 4096;
+/// Per network namespace.
+const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
 
 /// A listening socket and what it is for.
 #[derive(Debug)]
@@ -28,17 +31,56 @@ pub struct Listener {
 /// Opens all listeners of a pod, or none.
 pub fn open(netns: &Netns, addresses: &[IpAddr]) -> io::Result<Vec<Listener>> {
     netns.within(|| {
+        name_backlog(netns);
         let mut listeners = Vec::new();
         for address in addresses {
             for port in ListenerKey::ALL {
                 let socket = listen(SocketAddr::new(*address, port as u16)).map_err(|error| {
-                    io::Error::new(error.kind(), format!("cannot listen at {address} port {port}: {error}"))
+                    let kind = if is_exhausted(&error) { io::ErrorKind::QuotaExceeded } else { error.kind() };
+                    io::Error::new(kind, format!("cannot listen at {address} port {port}: {error}"))
                 })?;
                 listeners.push(Listener { address: *address, port, socket });
             }
         }
         Ok(listeners)
     })
+}
+
+/// Whether descriptors or memory are what was missing.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::QuotaExceeded
+        || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
+}
+
+/// Says, once a namespace, that its bursts of new connections are cut shorter than they could be. On a thread in the
+/// namespace.
+fn name_backlog(netns: &Netns) {
+    let allowed = std::fs::read_to_string(SOMAXCONN).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if let Some(allowed) = allowed.filter(|allowed| *allowed < BACKLOG)
+        && netns.name_backlog()
+    {
+        tracing::warn!(
+            cookie = netns.cookie(),
+            somaxconn = allowed,
+            wanted = BACKLOG,
+            "net.core.somaxconn of a pod is low: bursts of new connections are retried after a second"
+        );
+    }
+}
+
+/// What deliveries over IPv6 need in a pod's namespace, if it has an IPv6 address and the kernel lets us. Without it they
+/// come from the pod's own address, which runs out of ports sooner.
+pub fn delivery_route(netns: &Arc<Netns>, addresses: &[IpAddr]) -> Option<Arc<DeliveryRoute>> {
+    if !addresses.iter().any(IpAddr::is_ipv6) {
+        return None;
+    }
+    match DeliveryRoute::keep(netns) {
+        Ok(route) => Some(route),
+        Err(error) => {
+            tracing::warn!(cookie = netns.cookie(), %error, "no route for IPv6 deliveries in a pod; they come from its own address");
+            None
+        }
+    }
 }
 
 fn listen(at: SocketAddr) -> io::Result<TcpListener> {

@@ -15,6 +15,7 @@ mod enroll;
 mod find;
 pub mod listeners;
 mod pod;
+mod refused;
 mod watch;
 
 pub use actor::{Handle, PodsConfig, spawn};

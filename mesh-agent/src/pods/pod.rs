@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh_model::{Identity, Workload};
 use tokio_util::sync::CancellationToken;
 
-use crate::netns::Netns;
+use crate::netns::{DeliveryRoute, Netns};
 
 /// A captured pod: who it is, and the namespace in which its sockets are made. Lives as long as its enrolment and the
 /// connections that began in it; never changes.
@@ -16,6 +16,10 @@ pub struct Pod {
     pub workload: Arc<Workload>,
     /// Where its sockets are made.
     pub netns: Arc<Netns>,
+    /// What IPv6 deliveries need in the namespace; kept as long as connections run. `None`: they come from the pod's own
+    /// address.
+    #[expect(dead_code, reason = "it is held, not asked: the namespace says whether there is one")]
+    pub delivery_route: Option<Arc<DeliveryRoute>>,
     /// Its own addresses: at most one of each family is listened at.
     pub addresses: Vec<IpAddr>,
     /// Cancelled when the pod is let go: listeners stop accepting, relays that run go on.

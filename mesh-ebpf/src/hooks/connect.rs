@@ -4,7 +4,7 @@
 //! not TCP, or the agent ─▶ pass
 //! whose socket? namespace cookie, else the cgroups above the process ─▶ verdict::connect
 //!   capture ─▶ service without endpoint: refuse
-//!            ─▶ note what was dialled on the socket, dial the pod's own address, port 15001
+//!            ─▶ note what was dialled on the socket, dial the pod's own address, one of the capture ports
 //! ```
 //!
 //! The socket's namespace decides and not the process, so a moved process, a passed socket, io_uring and an MPTCP join
@@ -12,12 +12,13 @@
 
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_set_retval,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
+    bpf_set_retval,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
-use mesh_common::{Addr, CgroupEntry, Counter, ListenerKey, PodEntry, Refusal, ServiceKey16, SockNote};
+use mesh_common::{Addr, CapturePorts, CgroupEntry, Counter, PodEntry, Refusal, ServiceKey16, SockNote};
 
 use crate::maps::{ADDRS, CGROUPS, NOTES, PODS, SELF, SERVICES, SETTINGS, counted, refused};
 use crate::verdict::{self, Connect, Owner};
@@ -213,9 +214,12 @@ fn port_of(user_port: u32) -> u32 {
     u32::from(u16::from_be(user_port as u16))
 }
 
+/// Any of the capture ports, because connect(2) looks for a free source port for one destination address and port.
 #[inline(always)]
 fn capture_port() -> u32 {
-    u32::from((ListenerKey::OUTBOUND as u16).to_be())
+    // SAFETY: the helper takes no pointer.
+    let random = unsafe { bpf_get_prandom_u32() };
+    u32::from((CapturePorts::pick(random) as u16).to_be())
 }
 
 /// # Safety

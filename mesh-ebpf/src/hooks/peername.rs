@@ -54,8 +54,8 @@ fn note(ctx: &SockAddrContext) -> Option<SockNote> {
     }
 }
 
-/// An MPTCP socket connects through a subflow of its own, which carries the note; the two share the local address and
-/// port, by which the note was filed. Only for MPTCP: an old note of a port must not answer for another connection.
+/// An MPTCP socket connects through a subflow of its own, which carries the note; the two share the addresses and
+/// ports, by which the note was filed. Only for MPTCP: an old note of a port must not answer for another connection.
 #[inline(always)]
 fn dialled_by_mptcp(ctx: &SockAddrContext) -> Option<SockNote> {
     // SAFETY: readable fields of the kernel's context, whose socket is not null (the verifier knows).
@@ -64,17 +64,20 @@ fn dialled_by_mptcp(ctx: &SockAddrContext) -> Option<SockNote> {
         return None;
     }
     // SAFETY: as above; every field is read, whatever the family, and chosen from afterwards (see `sk_lookup`).
-    let (family, v4, v6, port, netns_cookie) = unsafe {
+    let (family, v4, v6, port, redirected, netns_cookie) = unsafe {
         (
             read!(sk, family),
             read!(sk, src_ip4),
             [read!(sk, src_ip6[0]), read!(sk, src_ip6[1]), read!(sk, src_ip6[2]), read!(sk, src_ip6[3])],
             read!(sk, src_port),
+            // What the answer would be without this hook: the port that was really dialled.
+            read!(ctx.sock_addr, user_port),
             bpf_get_netns_cookie(ctx.sock_addr.cast()),
         )
     };
     let addr = if family == AF_INET { Addr::v4_word(v4) } else { Addr { words: v6 } };
-    let key = NoteKey { netns_cookie, addr, port, reserved: 0 };
+    let capture_port = u32::from(u16::from_be(redirected as u16));
+    let key = NoteKey { netns_cookie, addr, port, capture_port };
     // SAFETY: values of this map are replaced whole.
     let dialled = unsafe { ORIGINALS.get(key) }?;
     Some(SockNote { addr: dialled.addr, port: dialled.port, kind: SockNote::DIALLED })

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! from outside ─▶ 15008: HBONE listener │ anything else: plaintext listener
-//! from the pod itself ─▶ 15001 with a note: outbound listener │ the application
-//! from loopback to the pod's own address ─▶ the application, if it is a delivery of the agent's
-//!   (IPv4; an IPv6 delivery comes from the pod's own address and passes as the pod's, see `sockops`)
+//! from the pod itself ─▶ a capture port, with a note: outbound listener │ the application
+//! from loopback or 100::/64 to the pod's own address ─▶ the application, if it is a delivery of the agent's
+//! to 100::/64 ─▶ nobody
 //! ```
 //!
 //! Established connections never come here. No listener (the agent is down) is a RST, never the application.
@@ -44,10 +44,12 @@ fn judge(ctx: &SkLookupContext) -> Result<(), Refusal> {
     }
     let (local, remote) = addresses(ctx.lookup);
     // SAFETY: the agent replaces values whole.
-    let Some(own) = (unsafe { ADDRS.get(local) }) else { return Ok(()) };
-    let (cookie, state) = (own.netns_cookie, own.state);
+    let (cookie, arrival) = match unsafe { ADDRS.get(local) } {
+        Some(own) => (own.netns_cookie, verdict::arrival(own.state, &remote, &local, local_port)),
+        None => (0, verdict::arrival_elsewhere(&local)),
+    };
     let remote_port = u32::from(u16::from_be(remote_port));
-    match verdict::arrival(state, &remote, &local, local_port) {
+    match arrival {
         Arrival::Application => Ok(()),
         Arrival::Drop(refusal) => Err(refusal),
         Arrival::Listener(kind) => {
@@ -60,7 +62,8 @@ fn judge(ctx: &SkLookupContext) -> Result<(), Refusal> {
             Ok(())
         }
         Arrival::NotedClient => {
-            let key = NoteKey { netns_cookie: cookie, addr: remote, port: remote_port, reserved: 0 };
+            let key =
+                NoteKey { netns_cookie: cookie, addr: remote, port: remote_port, capture_port: local_port };
             match ORIGINALS.get_ptr(key) {
                 Some(_) => steer(ctx, local, ListenerKey::OUTBOUND),
                 None => Err(Refusal::NoOriginalDst),

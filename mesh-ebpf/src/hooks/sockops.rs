@@ -17,7 +17,7 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_storage_get};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
-use mesh_common::{Addr, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey, Refusal, SockNote};
+use mesh_common::{Addr, CapturePorts, Counter, DeliveryKey, Endpoint16, NoteKey, Refusal, SockNote};
 
 use crate::maps::{DELIVERY, NOTES, ORIGINALS, counted, refused};
 
@@ -99,7 +99,7 @@ fn connecting(ctx: &SockOpsContext) {
                 netns_cookie: cookie(ctx),
                 addr: ends.local.addr,
                 port: ends.local.port,
-                reserved: 0,
+                capture_port: ends.remote.port,
             };
             ORIGINALS.insert(key, value, 0)
         }
@@ -124,13 +124,13 @@ fn connecting(ctx: &SockOpsContext) {
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let port = ctx.local_port();
-    if port == ListenerKey::OUTBOUND {
+    if CapturePorts::holds(port) {
         let ends = ends(ctx);
         let key = NoteKey {
             netns_cookie: cookie(ctx),
             addr: ends.remote.addr,
             port: ends.remote.port,
-            reserved: 0,
+            capture_port: port,
         };
         // SAFETY: values of this map are replaced whole.
         if let Some(original) = unsafe { ORIGINALS.get(key) } {
@@ -139,8 +139,9 @@ fn accepted(ctx: &SockOpsContext) {
         return;
     }
     let ends = ends(ctx);
-    // The agent delivers from 127.0.0.1 or, for IPv6, from the pod's own address.
-    if !ends.remote.addr.is_loopback() && ends.remote.addr.words != ends.local.addr.words {
+    // Where the agent delivers from; the pod's own address is for IPv6 without a route to the delivery sources.
+    let from = ends.remote.addr;
+    if !from.is_loopback() && !from.is_delivery_source() && from.words != ends.local.addr.words {
         return;
     }
     let key = delivery_key(ends.remote, ends.local);

@@ -61,6 +61,8 @@ fn a_socket_of_another_namespace_in_a_captured_pods_cgroup_is_foreign() {
 fn what_arrives_goes_to_the_agent_unless_the_agent_or_the_pod_sent_it() {
     use Arrival::{Application, Drop, Listener, NotedClient, NotedDelivery};
     let loopback = Addr::v4([127, 0, 0, 1]);
+    let [delivery, beside] =
+        [0, 1].map(|fourth| Addr::v6([1, 0, 0, 0, 0, 0, 0, fourth, 0, 0, 0, 0, 0, 0, 0, 1]));
     for (state, remote, port, expected) in [
         (AddrEntry::CAPTURED, PEER, 80, Listener(ListenerKey::PLAINTEXT)),
         (AddrEntry::LEAVING, PEER, 80, Application),
@@ -69,13 +71,33 @@ fn what_arrives_goes_to_the_agent_unless_the_agent_or_the_pod_sent_it() {
         (AddrEntry::CAPTURED, PEER, 15006, Drop(Refusal::AgentPort)),
         (AddrEntry::CAPTURED, PEER, 15001, NotedClient),
         (AddrEntry::CAPTURED, OWN, 15001, NotedClient),
+        (AddrEntry::CAPTURED, OWN, CapturePorts::FIRST - 1, Application),
+        (AddrEntry::CAPTURED, OWN, CapturePorts::FIRST, NotedClient),
+        (AddrEntry::CAPTURED, PEER, CapturePorts::LAST, NotedClient),
+        (AddrEntry::LEAVING, loopback, CapturePorts::LAST, NotedClient),
+        (AddrEntry::CAPTURED, PEER, CapturePorts::LAST + 1, Listener(ListenerKey::PLAINTEXT)),
         (AddrEntry::CAPTURED, OWN, 15006, Drop(Refusal::AgentPort)),
         (AddrEntry::CAPTURED, OWN, 15008, Drop(Refusal::AgentPort)),
         (AddrEntry::CAPTURED, OWN, 80, Application),
         (AddrEntry::CAPTURED, loopback, 80, NotedDelivery),
         (AddrEntry::LEAVING, loopback, 80, NotedDelivery),
         (AddrEntry::CAPTURED, loopback, 15008, Drop(Refusal::AgentPort)),
+        (AddrEntry::CAPTURED, delivery, 80, NotedDelivery),
+        (AddrEntry::LEAVING, delivery, 80, NotedDelivery),
+        (AddrEntry::CAPTURED, delivery, 15008, Drop(Refusal::AgentPort)),
+        (AddrEntry::CAPTURED, beside, 80, Listener(ListenerKey::PLAINTEXT)),
     ] {
         assert_eq!(arrival(state, &remote, &OWN, port), expected, "{remote:?} -> :{port}");
+    }
+}
+
+#[test]
+fn nobody_dials_where_deliveries_come_from() {
+    let delivery = Addr::v6([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(arrival_elsewhere(&delivery), Arrival::Drop(Refusal::LoopbackSource));
+    for local in
+        [PEER, Addr::v4([127, 0, 0, 1]), Addr::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])]
+    {
+        assert_eq!(arrival_elsewhere(&local), Arrival::Application, "{local:?}");
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aya::programs::links::FdLink;
 use lab::Pod;
-use mesh_common::{AddrEntry, Endpoint16, ListenerKey, NoteKey, PodEntry, SockNote, maps};
+use mesh_common::{
+    Addr, AddrEntry, CapturePorts, Endpoint16, ListenerKey, NoteKey, PodEntry, SockNote, maps,
+};
 use socket2::Socket;
 
 use crate::door::{Door, Visitor, local, peer};
@@ -41,6 +43,10 @@ impl<'a> Captured<'a> {
     /// The same with a hand that is in the pod already.
     pub fn capture_with(stage: &'a Stage<'a>, pod: Arc<Pod>, hand: Hand) -> Result<Self> {
         stage.agent.enter(&pod.netns_path())?;
+        let prefix = format!("{}/{}", ip(Addr::DELIVERY_PREFIX), Addr::DELIVERY_PREFIX_BITS);
+        // A pod that is captured again has it already.
+        let route = ["ip", "-6", "route", "replace", "local", &prefix, "dev", "lo"];
+        pod.run_in_namespace_only(route)?.run()?.ok()?;
         let mut doors = BTreeMap::new();
         for family in Family::ON_THE_WIRE {
             for port in ListenerKey::ALL {
@@ -102,20 +108,28 @@ impl<'a> Captured<'a> {
         let visitor = self.door(family, ListenerKey::OUTBOUND).visitor()?;
         let from = local(client)?;
         ensure!(plain(visitor.peer) == from, "the agent sees {} and not {from}", visitor.peer);
-        let at = family.of(&self.pod, ListenerKey::OUTBOUND as u16);
-        ensure!(plain(visitor.local) == at, "the agent was dialled at {} and not {at}", visitor.local);
+        let at = plain(visitor.local);
+        ensure!(
+            at.ip() == family.of(&self.pod, 0).ip() && CapturePorts::holds(at.port().into()),
+            "the agent was dialled at {at}"
+        );
         self.expect_note(&visitor.socket, SockNote::ORIGINAL, dialled)?;
         let key = NoteKey {
             netns_cookie: self.cookie,
             addr: addr(from.ip()),
             port: from.port().into(),
-            reserved: 0,
+            capture_port: at.port().into(),
         };
         let original: Option<Endpoint16> = self.stage.hooks.read(maps::ORIGINALS, key)?;
         let original = original.context("no note in the hash")?;
         let found = SocketAddr::new(ip(original.addr), original.port as u16);
         ensure!(found == plain(dialled), "the hash says {found} and not {dialled}");
         Ok(visitor)
+    }
+
+    /// The note that a socket of the agent's carries.
+    pub fn note(&self, socket: &Socket) -> Result<SockNote> {
+        self.stage.hooks.note(socket)?.context("the socket carries no note")
     }
 
     /// A socket carries this note.
@@ -161,15 +175,32 @@ impl<'a> Captured<'a> {
         Ok((socket, visitor))
     }
 
-    /// Opens a socket of the agent's in the pod that delivers on behalf of a client: bound to loopback, the note on it.
+    /// Opens a socket of the agent's in the pod that delivers on behalf of a client: bound to where the agent delivers from,
+    /// the note on it.
     pub fn delivery(&self, to: SocketAddr, client: SocketAddr) -> Result<Socket> {
+        let source = if to.is_ipv4() { Family::V4.loopback(0) } else { delivery_source(1) };
+        self.delivery_from(source, to, client)
+    }
+
+    /// The same from another source.
+    pub fn delivery_from(&self, source: SocketAddr, to: SocketAddr, client: SocketAddr) -> Result<Socket> {
         let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
         self.stage.agent.enter(&self.pod.netns_path())?;
         let socket = self.stage.agent.tcp(family)?;
         let note = SockNote { addr: addr(client.ip()), port: client.port().into(), kind: SockNote::DELIVERS };
         self.stage.hooks.set_note(&socket, note)?;
         nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
-        socket.bind(&family.loopback(0).into())?;
+        if source.is_ipv6() {
+            socket.set_freebind_v6(true)?;
+        }
+        socket.bind(&source.into())?;
         Ok(socket)
     }
+}
+
+/// One of the addresses from which the agent delivers over IPv6.
+pub fn delivery_source(number: u8) -> SocketAddr {
+    let mut octets = Addr::DELIVERY_PREFIX.octets();
+    octets[15] = number;
+    SocketAddr::new(std::net::IpAddr::from(octets), 0)
 }

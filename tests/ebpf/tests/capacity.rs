@@ -94,7 +94,7 @@ fn more_clients_than_notes_lose_the_oldest_note() {
     stage::run("more_clients_than_notes_lose_the_oldest_note", |stage, table| {
         let web = stage.captured()?;
         for number in 0..maps::ORIGINALS_MAX + maps::ORIGINALS_MAX / 8 {
-            let key = NoteKey { netns_cookie: 1, addr: filler(number), port: 1, reserved: 0 };
+            let key = NoteKey { netns_cookie: 1, addr: filler(number), port: 1, capture_port: 1 };
             stage.hooks.put(maps::ORIGINALS, key, Endpoint16::default())?;
         }
         for family in Family::ALL {

@@ -6,17 +6,23 @@ use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 
 use anyhow::{Context, Result, ensure};
+use ebpf_tests::captured::delivery_source;
 use ebpf_tests::door::local;
 use ebpf_tests::family::plain;
 use ebpf_tests::stage::{self, Stage};
 use ebpf_tests::{Captured, Door, Family, Hand};
 use lab::row::Table;
-use mesh_common::{AddrEntry, ListenerKey};
+use mesh_common::{AddrEntry, CapturePorts, ListenerKey};
 use socket2::Socket;
 
 const OUTBOUND: u16 = ListenerKey::OUTBOUND as u16;
 const PLAINTEXT: u16 = ListenerKey::PLAINTEXT as u16;
 const HBONE: u16 = ListenerKey::HBONE as u16;
+const FIRST_CAPTURE: u16 = CapturePorts::FIRST as u16;
+const LAST_CAPTURE: u16 = CapturePorts::LAST as u16;
+/// The port of the listener, and those at which redirected connects arrive.
+const NOTED: [(u16, &str); 3] =
+    [(OUTBOUND, "NoOriginalDst"), (FIRST_CAPTURE, "NoOriginalDst"), (LAST_CAPTURE, "NoOriginalDst")];
 
 /// A captured pod with an application, and somebody outside the mesh.
 struct Scene<'a> {
@@ -96,7 +102,12 @@ fn what_comes_from_outside_is_the_agents() {
             table.row(&format!("{name}: the port of HBONE"), || {
                 scene.steered(family, HBONE, ListenerKey::HBONE, "SteeredHbone")
             });
-            for (port, reason) in [(PLAINTEXT, "AgentPort"), (OUTBOUND, "NoOriginalDst")] {
+            for port in [FIRST_CAPTURE - 1, LAST_CAPTURE + 1] {
+                table.row(&format!("{name}: port {port}, beside the capture ports"), || {
+                    scene.steered(family, port, ListenerKey::PLAINTEXT, "SteeredPlaintext")
+                });
+            }
+            for (port, reason) in [(PLAINTEXT, "AgentPort")].into_iter().chain(NOTED) {
                 table.row(&format!("{name}: port {port} is reset"), || {
                     scene.outside_is_reset(family, port, reason)
                 });
@@ -165,7 +176,7 @@ fn leaving(scene: &Scene<'_>, table: &mut Table) -> Result<()> {
         table.row(&format!("{name}: a leaving pod's HBONE is still the agent's"), || {
             scene.steered(family, HBONE, ListenerKey::HBONE, "SteeredHbone")
         });
-        for (port, reason) in [(PLAINTEXT, "AgentPort"), (OUTBOUND, "NoOriginalDst")] {
+        for (port, reason) in [(PLAINTEXT, "AgentPort")].into_iter().chain(NOTED) {
             table.row(&format!("{name}: a leaving pod's port {port} is reset"), || {
                 scene.outside_is_reset(family, port, reason)
             });
@@ -187,9 +198,7 @@ fn what_comes_from_the_pod_itself_is_judged_by_its_source() {
                 ensure!(plain(visitor.peer) == local(&client)?, "somebody else came: {}", visitor.peer);
                 scene.nobody()
             });
-            for (port, reason) in
-                [(PLAINTEXT, "AgentPort"), (HBONE, "AgentPort"), (OUTBOUND, "NoOriginalDst")]
-            {
+            for (port, reason) in [(PLAINTEXT, "AgentPort"), (HBONE, "AgentPort")].into_iter().chain(NOTED) {
                 table.row(&format!("{name}: from its own address to port {port} is reset"), || {
                     stage.reset(reason, || web.hand.dial(family.of(&web.pod, port)))?;
                     scene.nobody()
@@ -201,6 +210,7 @@ fn what_comes_from_the_pod_itself_is_judged_by_its_source() {
                 (PLAINTEXT, "AgentPort"),
                 (HBONE, "AgentPort"),
                 (OUTBOUND, "NoOriginalDst"),
+                (LAST_CAPTURE, "NoOriginalDst"),
             ] {
                 table.row(&format!("{name}: from loopback without a note to port {port} is reset"), || {
                     let socket = web.hand.tcp(family)?;
@@ -213,6 +223,7 @@ fn what_comes_from_the_pod_itself_is_judged_by_its_source() {
                 });
             }
         }
+        delivery_prefix(&scene, table);
         table.row("IPv4: from another loopback address without a note is reset", || {
             let socket = web.hand.tcp(Family::V4)?;
             socket.bind(&std::net::SocketAddr::from(([127, 3, 2, 1], 0)).into())?;
@@ -221,6 +232,49 @@ fn what_comes_from_the_pod_itself_is_judged_by_its_source() {
         });
         Ok(())
     });
+}
+
+/// 100::/64 is for the agent's deliveries: nobody else comes from there, and nobody is reached there.
+fn delivery_prefix(scene: &Scene<'_>, table: &mut Table) {
+    let (stage, web) = (scene.stage, &scene.web);
+    let bound = |hand: &Hand, number: u8| -> Result<Socket> {
+        let socket = hand.tcp(Family::V6)?;
+        socket.set_freebind_v6(true)?;
+        socket.bind(&delivery_source(number).into())?;
+        Ok(socket)
+    };
+    for (port, reason) in [(80, "LoopbackSource"), (81, "LoopbackSource"), (HBONE, "AgentPort")] {
+        for number in [1, 77] {
+            table.row(&format!("IPv6: from 100::{number:x} without a note to port {port} is reset"), || {
+                let socket = bound(&web.hand, number)?;
+                stage.reset(reason, || web.hand.connect(&socket, Family::V6.of(&web.pod, port)))?;
+                scene.nobody()
+            });
+        }
+    }
+    table.row("IPv6: from 100::1 on the wire is dropped, and nobody hears of it", || {
+        // What another pod sends from there gets no answer: the RST goes to the pod's own loopback, where nobody is reached
+        // at that address, which is counted too.
+        let socket = bound(&scene.outside, 1)?;
+        socket.set_write_timeout(Some(std::time::Duration::from_millis(500)))?;
+        let to = Family::V6.of(&web.pod, 80);
+        let error = stage.counts(&[("LoopbackSource", 2)], || {
+            scene.outside.connect(&socket, to)?.err().context("it connected")
+        })?;
+        ensure!(error.raw_os_error() == Some(libc::EINPROGRESS), "connect said {error}");
+        scene.nobody()
+    });
+    for port in [80, 81] {
+        table.row(&format!("IPv6: to 100::1 port {port} inside the pod is reset"), || {
+            // As the agent's own socket, which no connect hook redirects.
+            stage.agent.enter(&web.pod.netns_path())?;
+            let socket = stage.agent.tcp(Family::V6)?;
+            let ip = delivery_source(1).ip();
+            let to = std::net::SocketAddr::new(ip, port);
+            stage.reset("LoopbackSource", || stage.agent.connect(&socket, to))?;
+            scene.nobody()
+        });
+    }
 }
 
 #[test]

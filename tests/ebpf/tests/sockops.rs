@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ebpf_tests::captured::delivery_source;
 use ebpf_tests::door::{Visitor, local};
 use ebpf_tests::family::plain;
 use ebpf_tests::stage::{self, Stage};
@@ -63,6 +64,9 @@ fn the_agent_finds_what_a_client_dialled() {
                 Ok(String::new())
             });
         }
+        table.row("one source port towards several capture ports: each connection has its own note", || {
+            same_source_port(&web)
+        });
         table.row("none on a connection that was steered", || {
             let (_, outside) = stage.outsider()?;
             let _client = outside.dial(Family::V4.of(&web.pod, 80))??;
@@ -95,17 +99,49 @@ fn many(stage: &Stage<'_>, web: &Captured<'_>, family: Family) -> Result<String>
     stage.counts(&[("Redirected", CLIENTS.into())], || {
         for port in 1..=CLIENTS {
             let socket = web.hand.dial(elsewhere(family, port))??;
-            clients.insert(local(&socket)?, (socket, port));
+            // A source port may serve several at once, towards different capture ports.
+            clients.insert((local(&socket)?, port), socket);
         }
         Ok(())
     })?;
     for _ in 0..CLIENTS {
         let visitor = web.door(family, ListenerKey::OUTBOUND).visitor()?;
-        let (_, port) = clients.remove(&plain(visitor.peer)).context("somebody else came")?;
+        let port = web.note(&visitor.socket)?.port as u16;
+        clients.remove(&(plain(visitor.peer), port)).context("somebody else came")?;
         web.expect_note(&visitor.socket, SockNote::ORIGINAL, elsewhere(family, port))?;
     }
     ensure!(clients.is_empty(), "{} did not come", clients.len());
     Ok(String::new())
+}
+
+/// With several capture ports, connections of one source port live side by side. All are dialled before one is accepted.
+fn same_source_port(web: &Captured<'_>) -> Result<String> {
+    const WANTED: usize = 8;
+    let source = Family::V4.of(&web.pod, 21_100);
+    let mut clients = Vec::new();
+    for port in 1_u16..=200 {
+        let socket = web.hand.tcp(Family::V4)?;
+        socket.set_reuse_address(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.bind(&source.into())?;
+        // By chance the same capture port again, where the kernel has no room for a second one.
+        match web.hand.connect(&socket, elsewhere(Family::V4, port))? {
+            Ok(()) => clients.push((socket, port)),
+            Err(error) => ensure!(error.raw_os_error() == Some(libc::EADDRNOTAVAIL), "connect said {error}"),
+        }
+        if clients.len() == WANTED {
+            break;
+        }
+    }
+    ensure!(clients.len() == WANTED, "only {} at once", clients.len());
+    let mut ports: Vec<u16> = clients.iter().map(|(_, port)| *port).collect();
+    for _ in 0..WANTED {
+        let visitor = web.door(Family::V4, ListenerKey::OUTBOUND).visitor()?;
+        let note = web.note(&visitor.socket)?;
+        let at = ports.iter().position(|port| u32::from(*port) == note.port);
+        ports.remove(at.with_context(|| format!("nobody dialled port {} once", note.port))?);
+    }
+    Ok(format!("{WANTED} connections from {source}"))
 }
 
 #[test]
@@ -160,7 +196,7 @@ fn a_delivery_reaches_the_application_as_its_client() {
                 no_delivery_is_left(stage)
             });
         }
-        other_loopback(stage, &web, &dual, table);
+        other_sources(stage, &web, &dual, table);
         Ok(())
     });
 }
@@ -235,22 +271,28 @@ fn given_up(stage: &Stage<'_>, web: &Captured<'_>, family: Family) -> Result<Str
     no_delivery_is_left(stage)
 }
 
-/// The next source once all ports of 127.0.0.1 are taken.
-fn other_loopback(stage: &Stage<'_>, web: &Captured<'_>, door: &Door, table: &mut Table) {
-    table.row("IPv4: from another loopback address", || {
-        let (to, client) = (Family::V4.of(&web.pod, 8080), client_of(Family::V4, 40_010));
-        stage.agent.enter(&web.pod.netns_path())?;
-        let socket = stage.agent.tcp(Family::V4)?;
-        let note = SockNote {
-            addr: ebpf_tests::family::addr(client.ip()),
-            port: client.port().into(),
-            kind: SockNote::DELIVERS,
-        };
-        stage.hooks.set_note(&socket, note)?;
-        socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into())?;
-        stage.counts(&[("Delivered", 1)], || Ok(stage.agent.connect(&socket, to)??))?;
-        let visitor = door.visitor()?;
-        ensure!(plain(visitor.peer) == client, "accept says {}", visitor.peer);
+/// The next sources, and where the agent delivers from in a pod without the route to its own ones.
+fn other_sources(stage: &Stage<'_>, web: &Captured<'_>, door: &Door, table: &mut Table) {
+    for (name, family, source) in [
+        ("IPv4: from another loopback address", Family::V4, SocketAddr::from(([127, 0, 0, 2], 0))),
+        ("IPv6: from another address of the agent's", Family::V6, delivery_source(32)),
+        ("IPv6: from the pod's own address", Family::V6, Family::V6.of(&web.pod, 0)),
+    ] {
+        table.row(name, || {
+            let (to, client) = (family.of(&web.pod, 8080), client_of(family, 40_010));
+            let socket = web.delivery_from(source, to, client)?;
+            stage.counts(&[("Delivered", 1)], || Ok(stage.agent.connect(&socket, to)??))?;
+            let visitor = door.visitor()?;
+            ensure!(plain(visitor.peer) == client, "accept says {}", visitor.peer);
+            no_delivery_is_left(stage)
+        });
+    }
+    table.row("IPv6: a port where nobody listens answers with a RST", || {
+        let to = Family::V6.of(&web.pod, 8099);
+        let socket = web.delivery(to, client_of(Family::V6, 40_011))?;
+        let error = stage.agent.connect(&socket, to)?.err().context("it connected")?;
+        ensure!(error.raw_os_error() == Some(libc::ECONNREFUSED), "connect said {error}");
+        drop(socket);
         no_delivery_is_left(stage)
     });
 }

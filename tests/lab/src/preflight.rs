@@ -69,17 +69,23 @@ pub fn ready(test: &str) -> bool {
 
 static OPEN_FILES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
 
-/// Lets this process have as many open files as it may: every pod costs a few. The programs it starts get the limit back
-/// that was there before.
+/// What container runtimes give (systemd's and the kernel's own bound).
+const RUNTIMES_OPEN_FILES: u64 = 1 << 20;
+
+/// Lets this process have as many open files as it may: every pod costs a few. The programs it starts get the soft limit
+/// back that was there before, and a hard limit as from a container runtime, where this process may give it.
 pub(crate) fn raise_open_files() {
     OPEN_FILES.get_or_init(|| {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+        let wanted = hard.max(RUNTIMES_OPEN_FILES);
+        let raised = [wanted, hard];
+        let hard =
+            raised.into_iter().find(|most| setrlimit(Resource::RLIMIT_NOFILE, *most, *most).is_ok())?;
         Some((soft, hard))
     });
 }
 
-/// The limit that was there before it was raised.
-pub(crate) fn original_open_files() -> Option<(u64, u64)> {
+/// The limits, soft and hard, of the programs that are started.
+pub fn open_files() -> Option<(u64, u64)> {
     OPEN_FILES.get().copied().flatten()
 }

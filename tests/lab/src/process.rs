@@ -218,7 +218,7 @@ impl Command {
             stdio: [input(&self.input)?, out.into(), err.into()],
             netns: self.site.netns.as_ref().map(OwnedFd::try_clone).transpose()?,
             cgroup: self.site.cgroup.as_ref().map(Cgroup::open).transpose()?,
-            open_files: crate::preflight::original_open_files(),
+            open_files: crate::preflight::open_files(),
         })
     }
 }

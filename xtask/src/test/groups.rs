@@ -45,6 +45,12 @@ pub(super) const GROUPS: &[Group] = &[
         packages: &["foreign"],
         privileged: true,
     },
+    Group {
+        name: "exhaustion",
+        about: "what runs out (ports, backlogs, maps, descriptors) refuses, is counted, and disturbs nobody",
+        packages: &["exhaustion"],
+        privileged: true,
+    },
 ];
 
 /// The groups of these names, each once, in the table's order; all of them for no name. An unknown name is returned.

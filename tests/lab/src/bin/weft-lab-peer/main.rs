@@ -6,7 +6,10 @@ mod addresses;
 mod client;
 mod crowd;
 mod hammer;
+mod hold;
+mod rush;
 mod server;
+mod tally;
 mod transfer;
 mod words;
 
@@ -142,6 +145,49 @@ enum Peer {
         #[arg(long, default_value_t = 5000)]
         timeout_ms: u64,
     },
+    /// Send back what comes, on one thread for any number of connections.
+    EchoMany {
+        #[arg(long, value_parser = listen_address)]
+        listen: SocketAddr,
+    },
+    /// Open connections to echo servers, say how many, hold them until SIGTERM, and say how many still answer.
+    Hold {
+        /// Given several times: in turn.
+        #[arg(long, required = true)]
+        to: Vec<SocketAddr>,
+        #[arg(long)]
+        connections: usize,
+        /// Say nothing on them.
+        #[arg(long)]
+        silent: bool,
+        #[arg(long, default_value_t = 20_000)]
+        timeout_ms: u64,
+    },
+    /// Make new connections to an echo server as fast as they go, one byte each.
+    Rush {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long, default_value_t = 16)]
+        threads: usize,
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        #[arg(long, default_value_t = 20_000)]
+        timeout_ms: u64,
+    },
+    /// Connect from many threads at the same moment.
+    Burst {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long, default_value_t = 200)]
+        threads: usize,
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// Say nothing.
+        #[arg(long)]
+        silent: bool,
+        #[arg(long, default_value_t = 20_000)]
+        timeout_ms: u64,
+    },
     /// Connect before anything else, again every 20 ms for 1 s if refused, and read a line.
     FirstInstruction { to: SocketAddr },
 }
@@ -181,6 +227,16 @@ fn main() -> anyhow::Result<()> {
         }
         Peer::Hammer { to, rate, seconds, timeout_ms } => {
             hammer::run(to, rate, Duration::from_secs(seconds), Duration::from_millis(timeout_ms))
+        }
+        Peer::EchoMany { listen } => hold::echo(listen),
+        Peer::Hold { to, connections, silent, timeout_ms } => {
+            hold::hold(&to, connections, silent, Duration::from_millis(timeout_ms))
+        }
+        Peer::Rush { to, threads, seconds, timeout_ms } => {
+            rush::rush(to, threads, Duration::from_secs(seconds), Duration::from_millis(timeout_ms))
+        }
+        Peer::Burst { to, threads, rounds, silent, timeout_ms } => {
+            rush::burst(to, threads, rounds, silent, Duration::from_millis(timeout_ms))
         }
         Peer::FirstInstruction { to } => client::first_instruction(to),
     }
