@@ -70,6 +70,8 @@ impl Acceptor {
             match accepted {
                 Ok((stream, from)) => self.hand_over(pod, port, stream, from),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // The socket listens no more: somebody closed it in the kernel. Another one is opened in its place.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
                 Err(error) => {
                     tracing::warn!(pod = %pod.workload.name, port, %error, "cannot accept; waiting");
                     tokio::time::sleep(BACK_OFF).await;

@@ -1,6 +1,6 @@
 //! The actor that drives every pod of the node (see the module above).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,16 +15,24 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::enroll::{Entry, Node};
 use super::find;
-use super::listeners::Listener;
+use super::ledger::{Ledger, Lost};
+use super::listeners::{self, Listener};
 use super::pod::Pod;
 use super::watch::{self, Seen};
 use crate::capture::Acceptor;
 use crate::kernel::maps::{Maps, cgroup_id};
 use crate::kernel::{Kernel, MapFailure};
+use crate::metrics::{Repaired, Repairs};
 use crate::netns::Netns;
 
-/// How often every captured pod is looked at again, whatever happened.
-const VERIFY: Duration = Duration::from_secs(30);
+/// How often the hooks are looked at: while one is detached, captured pods connect as if there were no mesh.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks between two on every pod's maps and listeners.
+const PODS_EVERY: u32 = 5;
+/// Looks between two on every pod's cgroup and namespace, whatever happened, and on what nobody here wrote.
+const ALL_EVERY: u32 = 30;
+/// Longest wait for the next pod that is to be driven.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// What the actor is told at start.
 #[derive(Clone, Debug)]
@@ -39,6 +47,8 @@ pub struct PodsConfig {
     pub bootstrap_namespaces: Vec<String>,
     /// Cookie of the host's network namespace.
     pub host_cookie: u64,
+    /// The agent's own cgroup.
+    pub own_cgroup: u64,
 }
 
 enum Input {
@@ -101,6 +111,7 @@ pub fn spawn(
     keyring: Keyring,
     client: Client,
     acceptor: Acceptor,
+    repairs: Repairs,
 ) -> std::io::Result<Handle> {
     let (inputs, receiver) = mpsc::unbounded_channel();
     let (seen, mut sightings) = mpsc::unbounded_channel();
@@ -119,13 +130,15 @@ pub fn spawn(
         keyring,
         client,
         acceptor,
+        ledger: Ledger::default(),
+        repairs,
         wanted: HashMap::new(),
         handle: handle.clone(),
         tasks: tokio::runtime::Handle::current(),
     };
     // A runtime of its own, for its timers: the process may end while the actor is at work.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let actor = Actor { config, node, entries: HashMap::new(), again: BTreeMap::new(), ticket: 0 };
+    let actor = Actor { config, node, entries: HashMap::new(), again: BTreeMap::new(), ticket: 0, looks: 0, complete: false };
     std::thread::Builder::new().name("pods".into()).spawn(move || runtime.block_on(actor.run(receiver)))?;
     Ok(handle)
 }
@@ -137,14 +150,18 @@ struct Actor {
     /// Pods to drive again, by time; the number keeps equal times apart.
     again: BTreeMap<(Instant, u64), Uid>,
     ticket: u64,
+    /// At hooks, so far.
+    looks: u32,
+    /// The whole world is known.
+    complete: bool,
 }
 
 impl Actor {
     async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
-        let mut verify = tokio::time::interval(VERIFY);
+        let mut verify = tokio::time::interval(LOOK);
         verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let next = self.again.keys().next().map_or_else(|| Instant::now() + VERIFY, |(at, _)| *at);
+            let next = self.again.keys().next().map_or_else(|| Instant::now() + IDLE, |(at, _)| *at);
             tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => self.handle(input),
@@ -170,11 +187,15 @@ impl Actor {
                 for uid in uids {
                     if let Some(entry) = self.entries.get_mut(&uid) {
                         entry.set_forgotten();
+                        self.drive(&uid);
                         self.drop_if_over(&uid);
                     }
                 }
             }
-            Input::Complete => self.forget_strangers(),
+            Input::Complete => {
+                self.complete = true;
+                self.forget_strangers();
+            }
             Input::Released(uids) => {
                 for uid in uids {
                     if let Some(entry) = self.entries.get_mut(&uid) {
@@ -214,7 +235,7 @@ impl Actor {
             Seen::Changed(uid) => self.drive(&uid),
             Seen::Gone(uid) => {
                 if let Some(entry) = self.entries.get_mut(&uid) {
-                    entry.cgroup_gone(&self.node);
+                    entry.cgroup_gone(&mut self.node);
                     entry.drive(&mut self.node);
                     self.drop_if_over(&uid);
                 }
@@ -230,7 +251,7 @@ impl Actor {
     fn kubepods(&mut self, path: &Path) {
         let recorded = cgroup_id(path).map_err(|error| error.to_string()).and_then(|id| {
             let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, reserved: 0 };
-            self.node.maps.set_cgroup(id, entry).map_err(|error| error.to_string())
+            self.node.set_cgroup(id, entry).map_err(|error| error.to_string())
         });
         if let Err(error) = recorded {
             tracing::error!(path = %path.display(), error, "kubelet's cgroup could not be recorded");
@@ -275,9 +296,54 @@ impl Actor {
     }
 
     fn verify(&mut self) {
-        let uids: Vec<Uid> = self.entries.keys().cloned().collect();
-        for uid in uids {
-            self.drive(&uid);
+        self.looks += 1;
+        // A successor that is coming up, or has: what is there now is its own.
+        if self.node.maps.agents().iter().any(|agent| *agent != self.config.own_cgroup) {
+            tracing::debug!("another agent is here; nothing is verified");
+            return;
+        }
+        self.node.verify_hooks(self.config.own_cgroup);
+        if self.looks.is_multiple_of(PODS_EVERY) {
+            let OnNode { ledger, maps, kernel, repairs, .. } = &mut self.node;
+            match ledger.verify(maps, kernel, repairs) {
+                Ok(lost) => lost.into_iter().for_each(|lost| self.listen_again(lost)),
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "what was changed stays changed");
+                }
+            }
+        }
+        if self.looks.is_multiple_of(ALL_EVERY) {
+            let uids: Vec<Uid> = self.entries.keys().cloned().collect();
+            for uid in uids {
+                self.drive(&uid);
+            }
+            if self.complete {
+                let strangers = self.forget_strangers();
+                for _ in 0..strangers {
+                    self.node.repairs.count(Repaired::MapEntry, &"an entry that this agent did not write");
+                }
+                self.node.sweep_certificates();
+            }
+        }
+    }
+
+    /// Opens a listener in the place of one whose socket was closed by somebody.
+    fn listen_again(&mut self, lost: Lost) {
+        let Lost { cookie, address, port } = lost;
+        let pods = self.entries.values().filter_map(Entry::enrolled_pod);
+        let Some(pod) = pods.into_iter().find(|pod| pod.netns.cookie() == cookie).cloned() else { return };
+        let opened = listeners::open_one(&pod.netns, address, port).map_err(|error| error.to_string());
+        let set = opened.and_then(|listener| {
+            self.node.set_listener(cookie, &listener).map_err(|error| error.to_string())?;
+            self.node.accept(&pod, vec![listener]);
+            Ok(())
+        });
+        match set {
+            Ok(()) => self.node.repairs.count(
+                Repaired::Listener,
+                &format_args!("{address} port {port} of {} did not listen", pod.workload.name),
+            ),
+            Err(error) => tracing::error!(%address, port, error, "a listener of a pod's cannot be opened again"),
         }
     }
 
@@ -288,33 +354,39 @@ impl Actor {
         }
     }
 
-    /// What a predecessor recorded and is not there any more.
-    fn forget_strangers(&mut self) {
-        let cookies: Vec<u64> = self.entries.values().filter_map(Entry::cookie).collect();
-        let cgroups: Vec<u64> = self.entries.values().filter_map(Entry::cgroup_id).collect();
-        let node = &self.node;
-        let forget = || -> Result<(), MapFailure> {
-            for cookie in node.maps.pod_cookies() {
-                if !cookies.contains(&cookie) {
-                    node.maps.remove_pod(cookie)?;
-                }
+    /// Forgets what is in the kernel and of no pod here: a predecessor's that went meanwhile, or written by somebody else.
+    /// How much there was.
+    fn forget_strangers(&mut self) -> usize {
+        let cookies: HashSet<u64> = self.entries.values().filter_map(Entry::cookie).collect();
+        let cgroups: HashSet<u64> = self.entries.values().filter_map(Entry::cgroup_id).collect();
+        // A pod that was taken out of the mesh while no agent was here has left its addresses and its hook.
+        let may_be_enrolled = self.entries.values().filter(|entry| entry.may_be_enrolled());
+        let enrolled: HashSet<u64> = may_be_enrolled.filter_map(Entry::cookie).collect();
+        let mut count = 0;
+        let node = &mut self.node;
+        let mut forget = || -> Result<(), MapFailure> {
+            for cookie in node.maps.pod_cookies().into_iter().filter(|cookie| !cookies.contains(cookie)) {
+                node.maps.remove_pod(cookie)?;
+                count += 1;
             }
             for id in node.maps.cgroup_ids() {
                 // Kubelet's own directories stay; a pod's directory that is gone took its id along.
                 if !cgroups.contains(&id) && !node.is_kubepods(id) {
                     node.maps.remove_cgroup(id)?;
+                    count += 1;
                 }
             }
-            node.maps.retain_addrs(|cookie| cookies.contains(&cookie))
+            count += node.maps.retain_addrs(|cookie| enrolled.contains(&cookie))?;
+            for cookie in node.kernel.attached_pods().into_iter().filter(|cookie| !enrolled.contains(cookie)) {
+                node.detach_pod(cookie);
+                count += 1;
+            }
+            Ok(())
         };
         if let Err(error) = forget() {
             tracing::warn!(error = &error as &dyn std::error::Error, "leftovers of a predecessor stay");
         }
-        for cookie in node.kernel.attached_pods() {
-            if !cookies.contains(&cookie) {
-                node.detach_pod(cookie);
-            }
-        }
+        count
     }
 
     fn rows(&self) -> Vec<PodRow> {
@@ -355,6 +427,9 @@ struct OnNode {
     keyring: Keyring,
     client: Client,
     acceptor: Acceptor,
+    /// What was written to the kernel.
+    ledger: Ledger,
+    repairs: Repairs,
     wanted: HashMap<Uid, Wanted>,
     handle: Handle,
     /// Where the keyring's tasks run.
@@ -365,6 +440,37 @@ impl OnNode {
     fn is_kubepods(&self, id: u64) -> bool {
         self.maps.cgroup(id).is_some_and(|entry| entry.state == CgroupEntry::KUBEPODS)
     }
+
+    /// What is the node's and no pod's: hooks, settings, the agent's own leave.
+    fn verify_hooks(&mut self, own_cgroup: u64) {
+        let mut verified = || -> anyhow::Result<()> {
+            if self.maps.agents().is_empty() {
+                self.maps.add_agent(own_cgroup)?;
+                self.repairs.count(Repaired::MapEntry, &"the agent's own leave to pass the hooks was gone");
+            }
+            for (name, wrong) in self.kernel.verify_hooks()? {
+                self.repairs.count(Repaired::Hook, &format_args!("{name}: {wrong}"));
+            }
+            if self.maps.verify_settings()? {
+                self.repairs.count(Repaired::MapEntry, &"the settings were others");
+            }
+            Ok(())
+        };
+        if let Err(error) = verified() {
+            tracing::error!(error = format!("{error:#}"), "the node's hooks are not as they should be");
+        }
+    }
+
+    /// Certificates of identities that no pod of the node has any more.
+    fn sweep_certificates(&self) {
+        match self.keyring.sweep() {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed kept certificates that no pod has"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "certificates that no pod has stay on disk");
+            }
+        }
+    }
 }
 
 impl Node for OnNode {
@@ -372,39 +478,57 @@ impl Node for OnNode {
         self.host_cookie
     }
 
-    fn set_pod(&self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure> {
-        self.maps.set_pod(cookie, entry)
+    fn set_pod(&mut self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure> {
+        self.maps.set_pod(cookie, entry)?;
+        self.ledger.pod(cookie, Some(entry));
+        Ok(())
     }
 
-    fn remove_pod(&self, cookie: u64) -> Result<(), MapFailure> {
+    fn remove_pod(&mut self, cookie: u64) -> Result<(), MapFailure> {
+        self.ledger.pod(cookie, None);
         self.maps.remove_pod(cookie)
     }
 
-    fn set_cgroup(&self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure> {
-        self.maps.set_cgroup(id, entry)
+    fn set_cgroup(&mut self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure> {
+        self.maps.set_cgroup(id, entry)?;
+        self.ledger.cgroup(id, Some(entry));
+        Ok(())
     }
 
-    fn remove_cgroup(&self, id: u64) -> Result<(), MapFailure> {
+    fn remove_cgroup(&mut self, id: u64) -> Result<(), MapFailure> {
+        self.ledger.cgroup(id, None);
         self.maps.remove_cgroup(id)
     }
 
-    fn set_addr(&self, address: IpAddr, entry: AddrEntry) -> Result<(), MapFailure> {
-        self.maps.set_addr(address, entry)
+    fn set_addr(&mut self, address: IpAddr, entry: AddrEntry) -> Result<(), MapFailure> {
+        self.maps.set_addr(address, entry)?;
+        self.ledger.addr(address, entry);
+        Ok(())
     }
 
-    fn remove_addr(&self, address: IpAddr, cookie: u64) -> Result<(), MapFailure> {
+    fn remove_addr(&mut self, address: IpAddr, cookie: u64) -> Result<(), MapFailure> {
+        self.ledger.forget_addr(address, cookie);
         self.maps.remove_addr(address, cookie)
     }
 
-    fn set_listener(&self, listener: &Listener) -> Result<(), MapFailure> {
-        self.maps.set_listener(listener.address, listener.port, &listener.socket)
+    fn set_listener(&mut self, cookie: u64, listener: &Listener) -> Result<(), MapFailure> {
+        self.maps.set_listener(listener.address, listener.port, &listener.socket)?;
+        self.ledger.listener(cookie, listener);
+        Ok(())
     }
 
-    fn attach_pod(&mut self, netns: &Netns) -> Result<(), String> {
-        self.kernel.attach_pod(netns).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    fn forget_listeners(&mut self, cookie: u64) {
+        self.ledger.forget_listeners(cookie);
     }
 
-    fn detach_pod(&self, cookie: u64) {
+    fn attach_pod(&mut self, netns: &Arc<Netns>) -> Result<(), String> {
+        self.kernel.attach_pod(netns).map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        self.ledger.lookup(netns.cookie(), Some(netns.clone()));
+        Ok(())
+    }
+
+    fn detach_pod(&mut self, cookie: u64) {
+        self.ledger.lookup(cookie, None);
         if let Err(error) = self.kernel.detach_pod(cookie) {
             tracing::warn!(cookie, %error, "a pod's sk_lookup hook could not be detached");
         }

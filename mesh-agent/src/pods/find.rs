@@ -11,6 +11,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use mesh_model::Uid;
@@ -129,6 +130,21 @@ pub(super) fn sandbox(cgroup: &Path, host_cookie: u64, known: Option<u64>) -> io
         }
     }
     Ok(candidate.map_or(Sandbox::NotYet, Sandbox::Own))
+}
+
+/// Every address that a namespace has, loopback and link-local ones too.
+pub(super) fn addresses(netns: &Netns) -> io::Result<Vec<IpAddr>> {
+    netns.within(|| {
+        let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|interface| {
+            let address = interface.address?;
+            match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+                (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+                (None, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+                (None, None) => None,
+            }
+        });
+        Ok(addresses.collect())
+    })
 }
 
 /// Pods that kubelet has started, by the directories of its logs: `NAMESPACE_NAME_UID`.
