@@ -39,6 +39,12 @@ pub(super) const GROUPS: &[Group] = &[
         packages: &["datapath"],
         privileged: true,
     },
+    Group {
+        name: "faults",
+        about: "what breaks around the mesh: hosts that vanish, agents killed, pods that start over, hooks taken away",
+        packages: &["faults"],
+        privileged: true,
+    },
 ];
 
 /// The groups of these names, each once, in the table's order; all of them for no name. An unknown name is returned.
