@@ -164,8 +164,7 @@ impl Kernel {
         if found != 0 && found != Settings::ABI {
             return Err(KernelError::Abi { found, ours: Settings::ABI });
         }
-        let mut kernel =
-            Self { ebpf, pins, cgroup: None, hooks: HashMap::new(), lookups: HashMap::new() };
+        let mut kernel = Self { ebpf, pins, cgroup: None, hooks: HashMap::new(), lookups: HashMap::new() };
         for name in CGROUP_PROGRAMS.into_iter().chain([programs::SK_LOOKUP]) {
             kernel.load_program(name)?;
         }
@@ -196,12 +195,11 @@ impl Kernel {
         for name in CGROUP_PROGRAMS {
             let pin = self.pins.join(paths::LINKS).join(name);
             let program = self.program(name)?;
-            let link =
-                attach_one(program, &pin, &directory).map_err(|source| KernelError::Attach {
-                    name,
-                    target: cgroup.display().to_string(),
-                    source,
-                })?;
+            let link = attach_one(program, &pin, &directory).map_err(|source| KernelError::Attach {
+                name,
+                target: cgroup.display().to_string(),
+                source,
+            })?;
             self.hooks.insert(name, link);
         }
         self.cgroup = Some(directory);

@@ -1,29 +1,27 @@
 //! The actor that drives every pod of the node (see the module above).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
-use mesh_identity::{Keyring, Wanted};
-use mesh_model::{Identity, Uid, Workload};
+use mesh_common::CgroupEntry;
+use mesh_identity::Keyring;
+use mesh_model::{Uid, Workload};
 use mesh_telemetry::api::PodRow;
-use mesh_xds::client::{Capture, Client};
+use mesh_xds::client::Client;
 use tokio::sync::{mpsc, oneshot};
 
-use super::enroll::{Entry, Node};
+use super::enroll::Entry;
 use super::find;
 use super::ledger::{Ledger, Lost};
-use super::listeners::{self, Listener};
-use super::pod::Pod;
+use super::listeners;
+use super::on_node::{Node as _, OnNode};
 use super::watch::{self, Seen};
 use crate::capture::Acceptor;
 use crate::kernel::maps::{Maps, cgroup_id};
 use crate::kernel::{Kernel, MapFailure};
 use crate::metrics::{Repaired, Repairs};
-use crate::netns::Netns;
 
 /// How often the hooks are looked at: while one is detached, captured pods connect as if there were no mesh.
 const LOOK: Duration = Duration::from_secs(1);
@@ -95,6 +93,11 @@ impl Handle {
         self.send(Input::Released(uids));
     }
 
+    /// The pod's certificate is there.
+    pub(super) fn certified(&self, uid: Uid) {
+        self.send(Input::Certified(uid));
+    }
+
     /// What `meshctl pods` shows.
     pub async fn rows(&self) -> Vec<PodRow> {
         let (answer, rows) = oneshot::channel();
@@ -138,7 +141,15 @@ pub fn spawn(
     };
     // A runtime of its own, for its timers: the process may end while the actor is at work.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let actor = Actor { config, node, entries: HashMap::new(), again: BTreeMap::new(), ticket: 0, looks: 0, complete: false };
+    let actor = Actor {
+        config,
+        node,
+        entries: HashMap::new(),
+        again: BTreeMap::new(),
+        ticket: 0,
+        looks: 0,
+        complete: false,
+    };
     std::thread::Builder::new().name("pods".into()).spawn(move || runtime.block_on(actor.run(receiver)))?;
     Ok(handle)
 }
@@ -308,7 +319,10 @@ impl Actor {
             match ledger.verify(maps, kernel, repairs) {
                 Ok(lost) => lost.into_iter().for_each(|lost| self.listen_again(lost)),
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "what was changed stays changed");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "what was changed stays changed"
+                    );
                 }
             }
         }
@@ -343,7 +357,9 @@ impl Actor {
                 Repaired::Listener,
                 &format_args!("{address} port {port} of {} did not listen", pod.workload.name),
             ),
-            Err(error) => tracing::error!(%address, port, error, "a listener of a pod's cannot be opened again"),
+            Err(error) => {
+                tracing::error!(%address, port, error, "a listener of a pod's cannot be opened again")
+            }
         }
     }
 
@@ -377,7 +393,8 @@ impl Actor {
                 }
             }
             count += node.maps.retain_addrs(|cookie| enrolled.contains(&cookie))?;
-            for cookie in node.kernel.attached_pods().into_iter().filter(|cookie| !enrolled.contains(cookie)) {
+            for cookie in node.kernel.attached_pods().into_iter().filter(|cookie| !enrolled.contains(cookie))
+            {
                 node.detach_pod(cookie);
                 count += 1;
             }
@@ -416,165 +433,5 @@ impl Actor {
             .collect();
         rows.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
         rows
-    }
-}
-
-/// The rest of the agent, as a pod's steps need it.
-struct OnNode {
-    host_cookie: u64,
-    kernel: Kernel,
-    maps: Arc<Maps>,
-    keyring: Keyring,
-    client: Client,
-    acceptor: Acceptor,
-    /// What was written to the kernel.
-    ledger: Ledger,
-    repairs: Repairs,
-    wanted: HashMap<Uid, Wanted>,
-    handle: Handle,
-    /// Where the keyring's tasks run.
-    tasks: tokio::runtime::Handle,
-}
-
-impl OnNode {
-    fn is_kubepods(&self, id: u64) -> bool {
-        self.maps.cgroup(id).is_some_and(|entry| entry.state == CgroupEntry::KUBEPODS)
-    }
-
-    /// What is the node's and no pod's: hooks, settings, the agent's own leave.
-    fn verify_hooks(&mut self, own_cgroup: u64) {
-        let mut verified = || -> anyhow::Result<()> {
-            if self.maps.agents().is_empty() {
-                self.maps.add_agent(own_cgroup)?;
-                self.repairs.count(Repaired::MapEntry, &"the agent's own leave to pass the hooks was gone");
-            }
-            for (name, wrong) in self.kernel.verify_hooks()? {
-                self.repairs.count(Repaired::Hook, &format_args!("{name}: {wrong}"));
-            }
-            if self.maps.verify_settings()? {
-                self.repairs.count(Repaired::MapEntry, &"the settings were others");
-            }
-            Ok(())
-        };
-        if let Err(error) = verified() {
-            tracing::error!(error = format!("{error:#}"), "the node's hooks are not as they should be");
-        }
-    }
-
-    /// Certificates of identities that no pod of the node has any more.
-    fn sweep_certificates(&self) {
-        match self.keyring.sweep() {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "removed kept certificates that no pod has"),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "certificates that no pod has stay on disk");
-            }
-        }
-    }
-}
-
-impl Node for OnNode {
-    fn host_cookie(&self) -> u64 {
-        self.host_cookie
-    }
-
-    fn set_pod(&mut self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure> {
-        self.maps.set_pod(cookie, entry)?;
-        self.ledger.pod(cookie, Some(entry));
-        Ok(())
-    }
-
-    fn remove_pod(&mut self, cookie: u64) -> Result<(), MapFailure> {
-        self.ledger.pod(cookie, None);
-        self.maps.remove_pod(cookie)
-    }
-
-    fn set_cgroup(&mut self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure> {
-        self.maps.set_cgroup(id, entry)?;
-        self.ledger.cgroup(id, Some(entry));
-        Ok(())
-    }
-
-    fn remove_cgroup(&mut self, id: u64) -> Result<(), MapFailure> {
-        self.ledger.cgroup(id, None);
-        self.maps.remove_cgroup(id)
-    }
-
-    fn set_addr(&mut self, address: IpAddr, entry: AddrEntry) -> Result<(), MapFailure> {
-        self.maps.set_addr(address, entry)?;
-        self.ledger.addr(address, entry);
-        Ok(())
-    }
-
-    fn remove_addr(&mut self, address: IpAddr, cookie: u64) -> Result<(), MapFailure> {
-        self.ledger.forget_addr(address, cookie);
-        self.maps.remove_addr(address, cookie)
-    }
-
-    fn set_listener(&mut self, cookie: u64, listener: &Listener) -> Result<(), MapFailure> {
-        self.maps.set_listener(listener.address, listener.port, &listener.socket)?;
-        self.ledger.listener(cookie, listener);
-        Ok(())
-    }
-
-    fn forget_listeners(&mut self, cookie: u64) {
-        self.ledger.forget_listeners(cookie);
-    }
-
-    fn attach_pod(&mut self, netns: &Arc<Netns>) -> Result<(), String> {
-        self.kernel.attach_pod(netns).map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
-        self.ledger.lookup(netns.cookie(), Some(netns.clone()));
-        Ok(())
-    }
-
-    fn detach_pod(&mut self, cookie: u64) {
-        self.ledger.lookup(cookie, None);
-        if let Err(error) = self.kernel.detach_pod(cookie) {
-            tracing::warn!(cookie, %error, "a pod's sk_lookup hook could not be detached");
-        }
-    }
-
-    fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool {
-        let known = self.wanted.get(uid).is_some_and(|wanted| wanted.identity() == identity);
-        if !known {
-            let wanted = {
-                let _on_it = self.tasks.enter();
-                self.keyring.want(identity)
-            };
-            self.wanted.insert(uid.clone(), wanted);
-            let (keyring, handle) = (self.keyring.clone(), self.handle.clone());
-            let (uid, identity) = (uid.clone(), identity.clone());
-            self.tasks.spawn(async move {
-                // An error means that nobody wants it any more.
-                if keyring.ready(&identity).await.is_ok() {
-                    handle.send(Input::Certified(uid));
-                }
-            });
-        }
-        self.keyring.certificate(identity).is_some()
-    }
-
-    fn certificate_done(&mut self, uid: &Uid) {
-        self.wanted.remove(uid);
-    }
-
-    fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>) {
-        self.acceptor.serve(pod, listeners);
-    }
-
-    fn release(&self, uid: &Uid) {
-        self.acceptor.release(uid);
-    }
-
-    fn report_captured(&self, uid: &Uid) {
-        self.client.report(uid.clone(), Capture::Captured);
-    }
-
-    fn report_leaving(&self, uid: &Uid) {
-        self.client.report(uid.clone(), Capture::Leaving);
-    }
-
-    fn report_gone(&self, uid: &Uid) {
-        self.client.report(uid.clone(), Capture::Gone { reason: String::new() });
     }
 }

@@ -29,7 +29,8 @@ use mesh_model::{Identity, Phase, PodState, Reason, Tunnel, Uid, Workload};
 use tokio_util::sync::CancellationToken;
 
 use super::find::{self, Sandbox};
-use super::listeners::{self, Listener};
+use super::listeners;
+use super::on_node::Node;
 use super::pod::Pod;
 use crate::kernel::MapFailure;
 use crate::kernel::maps::addr;
@@ -39,33 +40,6 @@ use crate::netns::Netns;
 const LEAVE_AT_MOST: Duration = Duration::from_secs(30);
 /// How long they go on after the peers know: for connections that were being opened at that moment.
 const LEAVE_AFTER_ALL_KNOW: Duration = Duration::from_millis(500);
-
-/// What a step needs of the rest of the agent. The actor implements it; tests may.
-pub(super) trait Node {
-    /// Cookie of the host's network namespace.
-    fn host_cookie(&self) -> u64;
-    fn set_pod(&mut self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure>;
-    fn remove_pod(&mut self, cookie: u64) -> Result<(), MapFailure>;
-    fn set_cgroup(&mut self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure>;
-    fn remove_cgroup(&mut self, id: u64) -> Result<(), MapFailure>;
-    fn set_addr(&mut self, address: IpAddr, entry: AddrEntry) -> Result<(), MapFailure>;
-    fn remove_addr(&mut self, address: IpAddr, cookie: u64) -> Result<(), MapFailure>;
-    fn set_listener(&mut self, cookie: u64, listener: &Listener) -> Result<(), MapFailure>;
-    /// The namespace's listeners are about to close.
-    fn forget_listeners(&mut self, cookie: u64);
-    fn attach_pod(&mut self, netns: &Arc<Netns>) -> Result<(), String>;
-    fn detach_pod(&mut self, cookie: u64);
-    /// Whether a valid certificate is there; asks for one otherwise, and has the pod driven again when it comes.
-    fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool;
-    /// The certificate is no longer needed for this pod.
-    fn certificate_done(&mut self, uid: &Uid);
-    fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>);
-    /// The pod is let go: what the data path keeps for it may go.
-    fn release(&self, uid: &Uid);
-    fn report_captured(&self, uid: &Uid);
-    fn report_leaving(&self, uid: &Uid);
-    fn report_gone(&self, uid: &Uid);
-}
 
 /// A pod of this node.
 pub(super) struct Entry {
@@ -343,9 +317,11 @@ impl Entry {
             let entry = PodEntry { state: PodEntry::STATE_PENDING, ..PodEntry::default() };
             node.set_pod(netns.cookie(), entry)?;
         }
-        let addresses = own_addresses(&workload, &netns);
+        let addresses = find::own_addresses(&workload, &netns);
         if addresses.is_empty() {
-            return Ok(self.wait(Reason::NoAddress, Duration::from_millis(50)));
+            // What the Pod object says of another sandbox is followed by a word that drives the pod again.
+            let soon = workload.owned_addresses().is_empty();
+            return Ok(self.wait(Reason::NoAddress, Duration::from_millis(if soon { 50 } else { 1000 })));
         }
         if !certified {
             // The certificate's arrival drives the pod again.
@@ -500,7 +476,7 @@ impl Entry {
     fn lacks_addresses(&self, pod: &Pod) -> bool {
         let Some(workload) = &self.workload else { return false };
         !workload.owned_addresses().is_empty()
-            && own_addresses(workload, &pod.netns).iter().any(|address| !pod.owns(*address))
+            && find::own_addresses(workload, &pod.netns).iter().any(|address| !pod.owns(*address))
     }
 
     fn same_sandbox(&self, node: &impl Node, path: &std::path::Path, pod: &Pod) -> bool {
@@ -511,27 +487,6 @@ impl Entry {
             Ok(Sandbox::NotYet) | Err(_) => true,
         }
     }
-}
-
-/// What the Pod object says, or else what the namespace has; at most one of each family. None where the object speaks of
-/// another sandbox than this one: it is about to say something new.
-fn own_addresses(workload: &Workload, netns: &Netns) -> Vec<IpAddr> {
-    let said = workload.owned_addresses();
-    if said.is_empty() {
-        return listeners::addresses_of(netns).unwrap_or_default();
-    }
-    // One that is there is enough. What a pod took off its own interface is its own all the same.
-    let present = find::addresses(netns).unwrap_or_default();
-    if !said.iter().any(|address| present.contains(address)) {
-        return Vec::new();
-    }
-    let mut own: Vec<IpAddr> = Vec::new();
-    for address in said {
-        if !own.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
-            own.push(*address);
-        }
-    }
-    own
 }
 
 /// An error with its causes, in one line.

@@ -14,8 +14,9 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use mesh_model::Uid;
+use mesh_model::{Uid, Workload};
 
+use super::listeners;
 use crate::netns::Netns;
 
 #[cfg(test)]
@@ -133,7 +134,7 @@ pub(super) fn sandbox(cgroup: &Path, host_cookie: u64, known: Option<u64>) -> io
 }
 
 /// Every address that a namespace has, loopback and link-local ones too.
-pub(super) fn addresses(netns: &Netns) -> io::Result<Vec<IpAddr>> {
+fn addresses(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     netns.within(|| {
         let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|interface| {
             let address = interface.address?;
@@ -145,6 +146,27 @@ pub(super) fn addresses(netns: &Netns) -> io::Result<Vec<IpAddr>> {
         });
         Ok(addresses.collect())
     })
+}
+
+/// What the Pod object says, or else what the namespace has; at most one of each family. None where the object speaks of
+/// another sandbox than this one: it is about to say something new.
+pub(super) fn own_addresses(workload: &Workload, netns: &Netns) -> Vec<IpAddr> {
+    let said = workload.owned_addresses();
+    if said.is_empty() {
+        return listeners::addresses_of(netns).unwrap_or_default();
+    }
+    // One that is there is enough. What a pod took off its own interface is its own all the same.
+    let present = addresses(netns).unwrap_or_default();
+    if !said.iter().any(|address| present.contains(address)) {
+        return Vec::new();
+    }
+    let mut own: Vec<IpAddr> = Vec::new();
+    for address in said {
+        if !own.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            own.push(*address);
+        }
+    }
+    own
 }
 
 /// Pods that kubelet has started, by the directories of its logs: `NAMESPACE_NAME_UID`.

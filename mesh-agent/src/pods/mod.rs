@@ -18,6 +18,7 @@ mod enroll;
 mod find;
 mod ledger;
 pub mod listeners;
+mod on_node;
 mod pod;
 mod watch;
 

@@ -65,7 +65,8 @@ pub fn replace(pin: &Path, with_program_of: &Path) -> Result<()> {
 
 fn open(pin: &Path) -> Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &[path.as_ptr() as u64, 0]).with_context(|| format!("open {}", pin.display()))?;
+    let fd =
+        bpf(BPF_OBJ_GET, &[path.as_ptr() as u64, 0]).with_context(|| format!("open {}", pin.display()))?;
     Ok(owned(fd))
 }
 

@@ -243,4 +243,3 @@ pub fn cookie(pod: &Pod) -> Result<u64> {
         if result < 0 { Err(std::io::Error::last_os_error()).context("SO_NETNS_COOKIE") } else { Ok(cookie) }
     })?
 }
-

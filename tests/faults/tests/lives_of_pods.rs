@@ -22,10 +22,7 @@ const NAME_PORT: u16 = 7001;
 const SOON: Duration = Duration::from_secs(10);
 
 /// Fails if a SYN to the port of one of these addresses is on node b's wire in plain text while `meanwhile` goes on.
-fn nothing_in_plaintext<T>(
-    lab: &Lab,
-    meanwhile: impl FnOnce() -> Result<(T, Vec<IpAddr>)>,
-) -> Result<T> {
+fn nothing_in_plaintext<T>(lab: &Lab, meanwhile: impl FnOnce() -> Result<(T, Vec<IpAddr>)>) -> Result<T> {
     let wire = lab.capture_wire_with("b", &format!("tcp port {PORT} or tcp port {NAME_PORT}"), 128)?;
     let outcome = meanwhile();
     let pcap = wire.stop()?;
@@ -184,7 +181,8 @@ fn a_pod_that_the_api_has_forgotten_stays_captured_while_it_lives() {
             Ok(String::new())
         });
         table.row("when its last process is gone, so is all of it", || {
-            let (cookie, id, addresses) = (cookie(&server.pod)?, server.pod.cgroup().id()?, server.pod.addresses());
+            let (cookie, id, addresses) =
+                (cookie(&server.pod)?, server.pod.cgroup().id()?, server.pod.addresses());
             server.pod.cgroup().kill(Duration::from_secs(10))?;
             let start = Instant::now();
             eventually(SOON, || pins.ensure_gone(cookie, id, &addresses))?;
@@ -235,7 +233,11 @@ fn an_address_that_goes_to_another_pod_is_nobody_elses() {
             let again = lab.pod("shop/again").node("b").service_account("again").start()?;
             let again = Home::of(again)?;
             lab.await_captured(&again.pod)?;
-            let gone = lab.pods().into_iter().find(|pod| pod.name() == "job").context("the finished pod's object")?;
+            let gone = lab
+                .pods()
+                .into_iter()
+                .find(|pod| pod.name() == "job")
+                .context("the finished pod's object")?;
             gone.delete_object()?;
             lab.await_peers_tunnel(&again.pod)?;
             talk(lab, &client.pod, &again.pod)?;

@@ -70,12 +70,13 @@ impl Node<'_> {
     fn nothing_in_plaintext<T>(&self, meanwhile: impl FnOnce() -> Result<T>) -> Result<T> {
         let wire = self.lab.capture_wire_with("b", &format!("tcp port {PORT}"), 128)?;
         let to = SocketAddr::new(self.far.v4().into(), PORT);
+        let near = self.near;
         let outcome = std::thread::scope(|scope| {
             let (stop, stopped) = std::sync::mpsc::channel::<()>();
             let dialling = scope.spawn(move || -> Result<u32> {
                 let mut dialled = 0;
                 while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                    let _refused_or_not = self.near.connect(to, Duration::from_secs(2))?;
+                    let _refused_or_not = near.connect(to, Duration::from_secs(2))?;
                     dialled += 1;
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -110,8 +111,10 @@ fn with_mesh(name: &str, test: impl FnOnce(&Node<'_>, &mut Table) -> Result<()>)
         let mut table = Table::new(name);
         let cast = Cast::start(lab)?;
         lab.await_peers_tunnel(&cast.client)?;
-        let _echoes =
-            [programs::peer(&cast.client, "echo", PORT, &[])?, programs::peer(&cast.server, "echo", PORT, &[])?];
+        let _echoes = [
+            programs::peer(&cast.client, "echo", PORT, &[])?,
+            programs::peer(&cast.server, "echo", PORT, &[])?,
+        ];
         let node = Node {
             lab,
             agent: lab.agent("a"),
@@ -170,7 +173,8 @@ fn hooks_that_are_taken_away_come_back() {
             node.nothing_in_plaintext(|| {
                 let unpin = || {
                     std::fs::remove_file(&pin)?;
-                    Held::open(node.near, SocketAddr::new(node.far.v4().into(), PORT))?.ensure_mtls(node.agent)
+                    Held::open(node.near, SocketAddr::new(node.far.v4().into(), PORT))?
+                        .ensure_mtls(node.agent)
                 };
                 node.repaired("hook", BOUND, unpin, is_right)
             })
@@ -240,7 +244,8 @@ fn entries_and_listeners_that_are_taken_away_come_back() {
             })
         });
         table.row("the pod's address given to somebody else", || {
-            let entry = AddrEntry { netns_cookie: cookie + 1_000_000, state: AddrEntry::LEAVING, reserved: 0 };
+            let entry =
+                AddrEntry { netns_cookie: cookie + 1_000_000, state: AddrEntry::LEAVING, reserved: 0 };
             let change = || Ok(pins.addrs()?.insert(addr(address), entry, 0)?);
             node.repaired("address", BOUND, change, captured)
         });

@@ -62,7 +62,10 @@ impl Stalled {
         let mut buffer = vec![0; 1 << 20];
         let mut total = 0;
         loop {
-            match reader.read(&mut buffer).with_context(|| format!("after {total} of {} bytes", self.written))? {
+            match reader
+                .read(&mut buffer)
+                .with_context(|| format!("after {total} of {} bytes", self.written))?
+            {
                 0 => break,
                 count => total += count as u64,
             }

@@ -141,7 +141,9 @@ fn fill(mut stream: &TcpStream) -> Result<()> {
         match stream.write(&[7; 65_536]) {
             Ok(0) => bail!("nothing is taken"),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -158,7 +160,10 @@ fn connections_to_a_vanished_node_are_reset_within_30_s() {
         let cast = Cast::start(lab)?;
         let (at_server, at_store) = (Host::start(&cast.server)?, Host::start(&cast.store)?);
         let at_client = Host::start(&cast.client)?;
-        let _echoes = [programs::peer(&cast.other, "echo", PORT, &[])?, programs::peer(&cast.server, "echo", PORT, &[])?];
+        let _echoes = [
+            programs::peer(&cast.other, "echo", PORT, &[])?,
+            programs::peer(&cast.server, "echo", PORT, &[])?,
+        ];
         let to_other = SocketAddr::new(cast.other.v4().into(), PORT);
         let to_server = SocketAddr::new(cast.server.v4().into(), PORT);
         let (server4, server6) = (cast.server.v4().into(), cast.server.v6().into());
@@ -235,9 +240,8 @@ fn connections_to_a_vanished_node_are_reset_within_30_s() {
         });
         table.row("the reason is counted: peer_silent for plaintext, tunnel_broken for tunnels", || {
             let a = lab.agent("a");
-            let closed = |word: &str| {
-                meters::total(a, "weft_connections_closed_total", &format!("reason=\"{word}\""))
-            };
+            let closed =
+                |word: &str| meters::total(a, "weft_connections_closed_total", &format!("reason=\"{word}\""));
             let (silent, broken) = (closed("peer_silent")?, closed("tunnel_broken")?);
             ensure!(silent >= 7 && broken >= 5, "{silent} peer_silent, {broken} tunnel_broken");
             Ok(format!("on node a: {silent} peer_silent, {broken} tunnel_broken"))
