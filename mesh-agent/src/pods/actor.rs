@@ -344,8 +344,8 @@ impl Actor {
     /// Opens a listener in the place of one whose socket was closed by somebody.
     fn listen_again(&mut self, lost: Lost) {
         let Lost { cookie, address, port } = lost;
-        let pods = self.entries.values().filter_map(Entry::enrolled_pod);
-        let Some(pod) = pods.into_iter().find(|pod| pod.netns.cookie() == cookie).cloned() else { return };
+        let mut pods = self.entries.values().filter_map(Entry::enrolled_pod);
+        let Some(pod) = pods.find(|pod| pod.netns.cookie() == cookie).cloned() else { return };
         let opened = listeners::open_one(&pod.netns, address, port).map_err(|error| error.to_string());
         let set = opened.and_then(|listener| {
             self.node.set_listener(cookie, &listener).map_err(|error| error.to_string())?;

@@ -19,13 +19,12 @@
 //! it is called after every event and keeps no memory of events, so a lost or doubled one does no harm.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
-use mesh_model::{Identity, Phase, PodState, Reason, Tunnel, Uid, Workload};
+use mesh_model::{Phase, PodState, Reason, Tunnel, Uid, Workload};
 use tokio_util::sync::CancellationToken;
 
 use super::find::{self, Sandbox};

@@ -173,7 +173,6 @@ impl Pins {
 }
 
 /// The maps held open, to be looked at again and again.
-#[derive(Debug)]
 pub struct Watching<'a> {
     pins: &'a Pins,
     pods: HashMap<MapData, u64, PodEntry>,

@@ -22,8 +22,8 @@ pub fn vanish(node: &Arc<Node>) -> Result<Vanished> {
     // Before connection tracking and behind everything else: whatever comes in or goes out by the wire.
     let rules = format!(
         "table inet {TABLE} {{ \
-           chain in {{ type filter hook prerouting priority -400; iifname \"wire\" drop; }} \
-           chain out {{ type filter hook postrouting priority 400; oifname \"wire\" drop; }} \
+           chain hear {{ type filter hook prerouting priority -400; iifname \"wire\" drop; }} \
+           chain say {{ type filter hook postrouting priority 400; oifname \"wire\" drop; }} \
          }}"
     );
     node.command(["nft", &rules])?.run()?.ok()?;

@@ -28,7 +28,7 @@ struct Step {
 }
 
 /// In the order in which they are taken.
-const STEPS: [Step; 9] = [
+static STEPS: [Step; 9] = [
     Step { name: "its cgroup is pending", is_done: |now, old| now.cgroups > old.cgroups },
     Step { name: "its namespace is pending", is_done: |now, old| now.pods > old.pods },
     Step { name: "the first listener", is_done: |now, old| now.listeners > old.listeners },

@@ -3,7 +3,7 @@
 //! that (a connect hook that is detached cannot refuse: it is looked at every second).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -171,7 +171,7 @@ fn hooks_that_are_taken_away_come_back() {
         });
         table.row("a pod's sk_lookup unpinned: it goes on running meanwhile", || {
             node.nothing_in_plaintext(|| {
-                let unpin = || {
+                let unpin = || -> Result<()> {
                     std::fs::remove_file(&pin)?;
                     Held::open(node.near, SocketAddr::new(node.far.v4().into(), PORT))?
                         .ensure_mtls(node.agent)
@@ -188,12 +188,12 @@ fn entries_and_listeners_that_are_taken_away_come_back() {
     with_mesh("entries_and_listeners_that_are_taken_away_come_back", |node, table| {
         let pins = &node.pins;
         let (cookie, id) = (cookie(node.near)?, node.near.cgroup().id()?);
-        let address = node.near.v4().into();
+        let address: IpAddr = node.near.v4().into();
         let captured = || pins.ensure_captured(node.near);
         for port in ListenerKey::ALL {
             table.row(&format!("listener {port} out of its map: refused meanwhile"), || {
                 node.nothing_in_plaintext(|| {
-                    let remove = || {
+                    let remove = || -> Result<()> {
                         pins.listeners()?.remove(&ListenerKey { addr: addr(address), port })?;
                         Ok(())
                     };
@@ -202,7 +202,7 @@ fn entries_and_listeners_that_are_taken_away_come_back() {
             });
             table.row(&format!("listener {port} closed in the kernel: another one"), || {
                 let port = port.to_string();
-                let close = || {
+                let close = || -> Result<()> {
                     let from = format!("{address}:{port}");
                     let line = ["ss", "-K", "-4", "-t", "-l", "-n", "src", &from];
                     let killed = node.near.run_in_namespace_only(line)?.run()?.ok()?.text();
@@ -213,24 +213,24 @@ fn entries_and_listeners_that_are_taken_away_come_back() {
         }
         table.row("the pod's namespace forgotten: refused meanwhile", || {
             node.nothing_in_plaintext(|| {
-                let remove = || Ok(pins.pods()?.remove(&cookie)?);
+                let remove = || -> Result<()> { Ok(pins.pods()?.remove(&cookie)?) };
                 node.repaired("map_entry", BOUND, remove, captured)
             })
         });
         table.row("the pod's namespace called excluded", || {
             let entry = PodEntry { state: PodEntry::STATE_EXCLUDED, ..PodEntry::default() };
-            let change = || Ok(pins.pods()?.insert(cookie, entry, 0)?);
+            let change = || -> Result<()> { Ok(pins.pods()?.insert(cookie, entry, 0)?) };
             node.repaired("map_entry", BOUND, change, captured)
         });
         table.row("the pod's cgroup forgotten: captured meanwhile", || {
             node.nothing_in_plaintext(|| {
-                let remove = || Ok(pins.cgroups()?.remove(&id)?);
+                let remove = || -> Result<()> { Ok(pins.cgroups()?.remove(&id)?) };
                 node.repaired("map_entry", BOUND, remove, captured)
             })
         });
         table.row("namespace and cgroup both forgotten: refused meanwhile", || {
             node.nothing_in_plaintext(|| {
-                let remove = || {
+                let remove = || -> Result<()> {
                     pins.pods()?.remove(&cookie)?;
                     Ok(pins.cgroups()?.remove(&id)?)
                 };
@@ -239,20 +239,20 @@ fn entries_and_listeners_that_are_taken_away_come_back() {
         });
         table.row("the pod's address forgotten: nothing leaves in plain text", || {
             node.nothing_in_plaintext(|| {
-                let remove = || Ok(pins.addrs()?.remove(&addr(address))?);
+                let remove = || -> Result<()> { Ok(pins.addrs()?.remove(&addr(address))?) };
                 node.repaired("address", BOUND, remove, captured)
             })
         });
         table.row("the pod's address given to somebody else", || {
             let entry =
                 AddrEntry { netns_cookie: cookie + 1_000_000, state: AddrEntry::LEAVING, reserved: 0 };
-            let change = || Ok(pins.addrs()?.insert(addr(address), entry, 0)?);
+            let change = || -> Result<()> { Ok(pins.addrs()?.insert(addr(address), entry, 0)?) };
             node.repaired("address", BOUND, change, captured)
         });
         table.row("the settings changed", || {
             let wanted = pins.settings()?.get(&0, 0)?;
             let other = Settings { allow_unknown: 1 - wanted.allow_unknown, ..wanted };
-            let change = || Ok(pins.settings()?.set(0, other, 0)?);
+            let change = || -> Result<()> { Ok(pins.settings()?.set(0, other, 0)?) };
             node.repaired("map_entry", HOOKS, change, || {
                 let now = pins.settings()?.get(&0, 0)?;
                 ensure!(now == wanted, "{now:?}");
@@ -261,7 +261,9 @@ fn entries_and_listeners_that_are_taken_away_come_back() {
         });
         table.row("the agent's own leave taken away", || {
             let agents: Vec<u64> = pins.agents()?.keys().flatten().collect();
-            let remove = || agents.iter().try_for_each(|agent| Ok(pins.agents()?.remove(agent)?));
+            let remove = || -> Result<()> {
+                agents.iter().try_for_each(|agent| -> Result<()> { Ok(pins.agents()?.remove(agent)?) })
+            };
             node.repaired("map_entry", HOOKS, remove, || {
                 let now: Vec<u64> = pins.agents()?.keys().flatten().collect();
                 ensure!(now == agents, "{now:?}");
@@ -269,8 +271,8 @@ fn entries_and_listeners_that_are_taken_away_come_back() {
             })
         });
         table.row("entries that no agent wrote are removed", || {
-            let (stranger, address) = (u64::MAX - 7, "10.244.99.99".parse()?);
-            let add = || {
+            let (stranger, address) = (u64::MAX - 7, "10.244.99.99".parse::<IpAddr>()?);
+            let add = || -> Result<()> {
                 let entry = PodEntry { state: PodEntry::STATE_EXCLUDED, ..PodEntry::default() };
                 pins.pods()?.insert(stranger, entry, 0)?;
                 let entry = CgroupEntry { netns_cookie: 0, state: PodEntry::STATE_EXCLUDED, reserved: 0 };

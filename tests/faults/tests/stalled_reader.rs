@@ -94,7 +94,7 @@ fn left_alone(name: &str, stall: Duration) {
             }
         }
         std::thread::scope(|scope| -> Result<()> {
-            let filling: Vec<_> = stalled.iter_mut().map(|one| scope.spawn(|| one.fill())).collect();
+            let filling: Vec<_> = stalled.iter_mut().map(|one| scope.spawn(move || one.fill())).collect();
             filling.into_iter().try_for_each(|one| one.join().ok().context("a writer panicked")?)
         })?;
         // That nothing happens takes its time.
