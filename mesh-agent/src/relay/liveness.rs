@@ -106,7 +106,6 @@ enum Finding {
 /// The beginning of `struct tcp_info` (linux/tcp.h), to the last field that is read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(dead_code, reason = "the kernel's layout, of which few fields are read")]
 struct Info {
     state: u8,
     ca_state: u8,
