@@ -21,9 +21,9 @@ pub struct Vanished {
 pub fn vanish(node: &Arc<Node>) -> Result<Vanished> {
     // Before connection tracking and behind everything else: whatever comes in or goes out by the wire.
     let rules = format!(
-        "table inet {TABLE} {{ \
-           chain hear {{ type filter hook prerouting priority -400; iifname \"wire\" drop; }} \
-           chain say {{ type filter hook postrouting priority 400; oifname \"wire\" drop; }} \
+        "table inet {TABLE} {{\n\
+           chain hear {{ type filter hook prerouting priority -400; iifname \"wire\" drop; }}\n\
+           chain say {{ type filter hook postrouting priority 400; oifname \"wire\" drop; }}\n\
          }}"
     );
     node.command(["nft", &rules])?.run()?.ok()?;

@@ -81,7 +81,7 @@ impl Stage<'_> {
         let to = self.to.to_string();
         let line = ["weft-lab-peer", "hammer", "--to", &to, "--rate", "200", "--seconds", "600"];
         let (pod, _process) = std::thread::scope(|scope| -> Result<_> {
-            let (started, starting) = std::sync::mpsc::channel();
+            let (started, starting) = std::sync::mpsc::channel::<()>();
             let watching = Watching::new(&self.pins)?;
             let killer = scope.spawn(move || -> Result<()> {
                 match moment {
