@@ -113,9 +113,12 @@ impl Control {
         if !removed.is_empty() {
             self.pods.removed(removed);
         }
+        // Gone, out of the mesh, or no longer there: what runs lives on, nothing new begins.
         self.pool.evict(|key| {
             touched.contains(key.destination())
-                && !world.workload(key.destination()).is_some_and(|peer| peer.tunnel.is_hbone())
+                && !world.workload(key.destination()).is_some_and(|peer| {
+                    peer.tunnel.is_hbone() && peer.owned_addresses().contains(&key.address())
+                })
         });
         if first {
             self.settings.world_complete = 1;

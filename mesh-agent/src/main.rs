@@ -196,6 +196,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     let mut registry = Registry::new();
     let metrics = metrics::Metrics::register(&mut registry);
     let observed = metrics::Observed::register(&mut registry);
+    let repairs = metrics::Repairs::register(&mut registry);
     let world = Arc::new(ArcSwap::from_pointee(World::default()));
     let connections = Connections::new(metrics.clone());
     let pool = Pool::new(mesh_hbone::ClientConfig::default());
@@ -223,12 +224,14 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
             pod_logs: flags.pod_logs.clone(),
             bootstrap_namespaces: flags.bootstrap_namespaces.clone(),
             host_cookie: host.cookie(),
+            own_cgroup: own,
         },
         kernel,
         maps.clone(),
         keyring.clone(),
         client.clone(),
         Acceptor::new(outbound, inbound),
+        repairs,
     )
     .context("cannot watch the node's cgroups")?;
 

@@ -85,6 +85,8 @@ reasons! {
     BadRequest = "bad_request",
     /// The application does not listen there.
     AppRefused = "app_refused",
+    /// Nothing is heard any more from the host at the other end of a plaintext connection.
+    PeerSilent = "peer_silent",
     /// The connection was reset by one of its ends.
     Reset = "reset",
     /// Out of file descriptors, ports or memory.

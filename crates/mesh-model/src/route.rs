@@ -80,13 +80,14 @@ pub fn route(world: &World, destination: SocketAddr, balancer: &dyn Balancer) ->
             Err(reason) => Route::Refuse(reason),
         };
     }
-    if world.is_contested(address) {
-        return Route::Refuse(Reason::ContestedAddress);
-    }
     hop(world, SocketAddr::new(address, destination.port()), None)
 }
 
 fn hop(world: &World, target: SocketAddr, service: Option<ServiceKey>) -> Route {
+    // As an endpoint of a Service too: plaintext might be what neither of the claimants wants.
+    if world.is_contested(target.ip()) {
+        return Route::Refuse(Reason::ContestedAddress);
+    }
     let workload = world.workload_at(target.ip()).cloned();
     let tunnel = workload.as_ref().is_some_and(|workload| workload.tunnel.is_hbone());
     let hop = Hop { target, workload, service };

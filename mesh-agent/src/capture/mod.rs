@@ -89,6 +89,8 @@ impl Acceptor {
                     self.hand_over(pod, port, stream, from);
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // The socket listens no more: somebody closed it in the kernel. Another one is opened in its place.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
                 Err(error) => {
                     self.shortage.name(&pod.workload.name, port, &error);
                     let since = *failing.get_or_insert_with(Instant::now);

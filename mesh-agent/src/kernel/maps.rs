@@ -3,6 +3,7 @@
 //! Values are replaced whole, so a hook that reads meanwhile sees the old or the new one. Every method is one system
 //! call and does not block.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -32,6 +33,8 @@ pub struct Maps {
     notes: Mutex<SkStorage<MapData, SockNote>>,
     refused: PerCpuArray<MapData, u64>,
     counted: PerCpuArray<MapData, u64>,
+    /// What `settings` was last set to.
+    wanted: Mutex<Option<Settings>>,
 }
 
 /// Why a map could not be read or written.
@@ -99,6 +102,7 @@ impl Maps {
             notes: Mutex::new(take(ebpf, maps::NOTES)?),
             refused: take(ebpf, maps::REFUSED)?,
             counted: take(ebpf, maps::COUNTED)?,
+            wanted: Mutex::default(),
         })
     }
 
@@ -109,7 +113,27 @@ impl Maps {
 
     /// Replaces the settings.
     pub fn set_settings(&self, settings: Settings) -> Result<(), MapFailure> {
-        lock(&self.settings).set(0, settings, 0).map_err(failed(maps::SETTINGS, "write"))
+        let mut wanted = lock(&self.wanted);
+        lock(&self.settings).set(0, settings, 0).map_err(failed(maps::SETTINGS, "write"))?;
+        *wanted = Some(settings);
+        Ok(())
+    }
+
+    /// Sets the settings again where somebody else changed them. Whether that was so.
+    pub fn verify_settings(&self) -> Result<bool, MapFailure> {
+        let wanted = lock(&self.wanted);
+        match *wanted {
+            Some(settings) if self.settings()? != settings => {
+                let set = lock(&self.settings).set(0, settings, 0);
+                set.map_err(failed(maps::SETTINGS, "write")).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Every cgroup that passes every hook.
+    pub fn agents(&self) -> Vec<u64> {
+        lock(&self.agents).keys().flatten().collect()
     }
 
     /// Lets the processes of a cgroup pass every hook.
@@ -130,6 +154,11 @@ impl Maps {
     /// Says what a network namespace's pod is.
     pub fn set_pod(&self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure> {
         lock(&self.pods).insert(cookie, entry, 0).map_err(failed(maps::PODS, "record a pod in"))
+    }
+
+    /// What a network namespace's pod was recorded as.
+    pub fn pod(&self, cookie: u64) -> Option<PodEntry> {
+        lock(&self.pods).get(&cookie, 0).ok()
     }
 
     /// Forgets a network namespace.
@@ -167,6 +196,11 @@ impl Maps {
         lock(&self.addrs).insert(addr(ip), entry, 0).map_err(failed(maps::ADDRS, "record an address in"))
     }
 
+    /// Whose an address was recorded as.
+    pub fn addr(&self, ip: IpAddr) -> Option<AddrEntry> {
+        lock(&self.addrs).get(&addr(ip), 0).ok()
+    }
+
     /// Forgets an address, if it is still this namespace's.
     pub fn remove_addr(&self, ip: IpAddr, cookie: u64) -> Result<(), MapFailure> {
         let mut addrs = lock(&self.addrs);
@@ -176,15 +210,15 @@ impl Maps {
         ignore_missing(addrs.remove(&addr(ip))).map_err(failed(maps::ADDRS, "remove an address from"))
     }
 
-    /// Removes the addresses of namespaces that `keep` does not want.
-    pub fn retain_addrs(&self, keep: impl Fn(u64) -> bool) -> Result<(), MapFailure> {
+    /// Removes the addresses of namespaces that `keep` does not want. How many there were.
+    pub fn retain_addrs(&self, keep: impl Fn(u64) -> bool) -> Result<usize, MapFailure> {
         let mut addrs = lock(&self.addrs);
         let gone: Vec<_> =
             addrs.iter().flatten().filter(|(_, e)| !keep(e.netns_cookie)).map(|(addr, _)| addr).collect();
-        for addr in gone {
-            ignore_missing(addrs.remove(&addr)).map_err(failed(maps::ADDRS, "remove an address from"))?;
+        for addr in &gone {
+            ignore_missing(addrs.remove(addr)).map_err(failed(maps::ADDRS, "remove an address from"))?;
         }
-        Ok(())
+        Ok(gone.len())
     }
 
     /// Sets or removes a Service's row.
@@ -210,6 +244,12 @@ impl Maps {
         lock(&self.listeners)
             .insert(ListenerKey { addr: addr(ip), port }, socket.as_raw_fd(), 0)
             .map_err(failed(maps::LISTENERS, "record a listener in"))
+    }
+
+    /// Address and port of every listener. (The sockets themselves cannot be read back.)
+    pub fn listener_keys(&self) -> HashSet<(IpAddr, u32)> {
+        let keys = lock(&self.listeners).keys().flatten().collect::<Vec<ListenerKey>>();
+        keys.into_iter().map(|key| (socket_addr(key.addr, 0).ip(), key.port)).collect()
     }
 
     /// What a captured client dialled: from the accepted socket's own note, else from the client's.

@@ -13,10 +13,12 @@ pub mod maps;
 pub mod preflight;
 
 mod links;
+mod verify;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
@@ -118,6 +120,12 @@ fn hint(error: &io::Error) -> &'static str {
 pub struct Kernel {
     ebpf: Ebpf,
     pins: PathBuf,
+    /// Where the hooks are, once they are there.
+    cgroup: Option<fs::File>,
+    /// The hooks' links, held beside their pins.
+    hooks: HashMap<&'static str, OwnedFd>,
+    /// The pods' `sk_lookup` links, by the cookies of their namespaces.
+    lookups: HashMap<u64, OwnedFd>,
 }
 
 impl Kernel {
@@ -157,7 +165,7 @@ impl Kernel {
         if found != 0 && found != Settings::ABI {
             return Err(KernelError::Abi { found, ours: Settings::ABI });
         }
-        let mut kernel = Self { ebpf, pins };
+        let mut kernel = Self { ebpf, pins, cgroup: None, hooks: HashMap::new(), lookups: HashMap::new() };
         for name in CGROUP_PROGRAMS.into_iter().chain([programs::SK_LOOKUP]) {
             kernel.load_program(name)?;
         }
@@ -188,12 +196,14 @@ impl Kernel {
         for name in CGROUP_PROGRAMS {
             let pin = self.pins.join(paths::LINKS).join(name);
             let program = self.program(name)?;
-            attach_one(program, &pin, &directory).map_err(|source| KernelError::Attach {
+            let link = attach_one(program, &pin, &directory).map_err(|source| KernelError::Attach {
                 name,
                 target: cgroup.display().to_string(),
                 source,
             })?;
+            self.hooks.insert(name, link);
         }
+        self.cgroup = Some(directory);
         Ok(())
     }
 
@@ -201,15 +211,18 @@ impl Kernel {
     pub fn attach_pod(&mut self, netns: &Netns) -> Result<(), KernelError> {
         let pin = self.pod_pin(netns.cookie());
         let program = self.program(programs::SK_LOOKUP)?;
-        attach_one(program, &pin, netns).map_err(|source| KernelError::Attach {
+        let link = attach_one(program, &pin, netns).map_err(|source| KernelError::Attach {
             name: programs::SK_LOOKUP,
             target: format!("network namespace {}", netns.cookie()),
             source,
-        })
+        })?;
+        self.lookups.insert(netns.cookie(), link);
+        Ok(())
     }
 
     /// Detaches `sk_lookup` from a pod's network namespace.
-    pub fn detach_pod(&self, cookie: u64) -> io::Result<()> {
+    pub fn detach_pod(&mut self, cookie: u64) -> io::Result<()> {
+        self.lookups.remove(&cookie);
         links::remove(&self.pod_pin(cookie))
     }
 
@@ -245,16 +258,28 @@ pub fn reset(bpffs: &Path) -> io::Result<bool> {
     for directory in [paths::LINKS, paths::PODS, paths::MAPS] {
         let path = root.join(directory);
         if path.exists() {
+            if directory != paths::MAPS {
+                detach_all(&path);
+            }
             fs::remove_dir_all(path)?;
         }
     }
     if root.exists() { fs::remove_dir(root).map(|()| true) } else { Ok(false) }
 }
 
-fn attach_one(program: &mut Program, pin: &Path, target: &impl AsFd) -> io::Result<()> {
+/// Takes every link that is pinned in a directory off its target: somebody may hold it open.
+fn detach_all(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for pin in entries.flatten().map(|entry| entry.path()) {
+        // What cannot be detached goes with its pin, unless it is held.
+        let _ = links::open(&pin).and_then(|link| links::detach(link.as_fd()));
+    }
+}
+
+fn attach_one(program: &mut Program, pin: &Path, target: &impl AsFd) -> io::Result<OwnedFd> {
     let fd = program.fd().map_err(io::Error::other)?.try_clone().map_err(io::Error::other)?;
-    if links::replace(pin, fd.as_fd())? {
-        return Ok(());
+    if let Some(link) = links::replace(pin, fd.as_fd())? {
+        return Ok(link);
     }
     let link = match program {
         Program::CgroupSockAddr(program) => attach_addr(program, target),

@@ -11,7 +11,7 @@
 
 mod dial;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -30,13 +30,13 @@ use crate::pods::Pod;
 use crate::{pace, relay, socket};
 use dial::ToAgent;
 
-/// A tunnel's pool: from which pod to which workload. By family, because the destination takes the client's address
-/// from the tunnel's own.
+/// A tunnel's pool: from which pod to which workload. By address, because the destination takes the client's address from
+/// the tunnel's own, which is of the same family; and because a pod whose sandbox started over is elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
     source: Uid,
     destination: Uid,
-    ipv4: bool,
+    address: IpAddr,
 }
 
 impl PoolKey {
@@ -48,6 +48,11 @@ impl PoolKey {
     /// The workload that the tunnel leads to.
     pub fn destination(&self) -> &Uid {
         &self.destination
+    }
+
+    /// Where the workload was when the tunnel was made.
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 }
 
@@ -108,7 +113,7 @@ impl Outbound {
         let key = PoolKey {
             source: pod.workload.uid.clone(),
             destination: peer.uid.clone(),
-            ipv4: hop.target.is_ipv4(),
+            address: hop.target.ip(),
         };
         let dial = ToAgent {
             pod: &pod,

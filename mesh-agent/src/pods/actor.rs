@@ -1,30 +1,36 @@
 //! The actor that drives every pod of the node (see the module above).
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
-use mesh_identity::{Keyring, Wanted};
-use mesh_model::{Identity, Uid, Workload};
+use mesh_common::CgroupEntry;
+use mesh_identity::Keyring;
+use mesh_model::{Uid, Workload};
 use mesh_telemetry::api::PodRow;
-use mesh_xds::client::{Capture, Client};
+use mesh_xds::client::Client;
 use tokio::sync::{mpsc, oneshot};
 
-use super::enroll::{Entry, Node};
+use super::enroll::Entry;
 use super::find;
-use super::listeners::Listener;
-use super::pod::Pod;
+use super::ledger::{Ledger, Lost};
+use super::listeners;
+use super::on_node::{Node as _, OnNode};
 use super::watch::{self, Seen};
 use crate::capture::Acceptor;
 use crate::kernel::maps::{Maps, cgroup_id};
 use crate::kernel::{Kernel, MapFailure};
-use crate::netns::Netns;
+use crate::metrics::{Repaired, Repairs};
 
-/// How often every captured pod is looked at again, whatever happened.
-const VERIFY: Duration = Duration::from_secs(30);
+/// How often the hooks are looked at: while one is detached, captured pods connect as if there were no mesh.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks between two on every pod's maps and listeners.
+const PODS_EVERY: u32 = 5;
+/// Looks between two on every pod's cgroup and namespace, whatever happened, and on what nobody here wrote.
+const ALL_EVERY: u32 = 30;
+/// Longest wait for the next pod that is to be driven.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// What the actor is told at start.
 #[derive(Clone, Debug)]
@@ -39,6 +45,8 @@ pub struct PodsConfig {
     pub bootstrap_namespaces: Vec<String>,
     /// Cookie of the host's network namespace.
     pub host_cookie: u64,
+    /// The agent's own cgroup.
+    pub own_cgroup: u64,
 }
 
 enum Input {
@@ -85,6 +93,11 @@ impl Handle {
         self.send(Input::Released(uids));
     }
 
+    /// The pod's certificate is there.
+    pub(super) fn certified(&self, uid: Uid) {
+        self.send(Input::Certified(uid));
+    }
+
     /// What `meshctl pods` shows.
     pub async fn rows(&self) -> Vec<PodRow> {
         let (answer, rows) = oneshot::channel();
@@ -101,6 +114,7 @@ pub fn spawn(
     keyring: Keyring,
     client: Client,
     acceptor: Acceptor,
+    repairs: Repairs,
 ) -> std::io::Result<Handle> {
     let (inputs, receiver) = mpsc::unbounded_channel();
     let (seen, mut sightings) = mpsc::unbounded_channel();
@@ -119,13 +133,23 @@ pub fn spawn(
         keyring,
         client,
         acceptor,
+        ledger: Ledger::default(),
+        repairs,
         wanted: HashMap::new(),
         handle: handle.clone(),
         tasks: tokio::runtime::Handle::current(),
     };
     // A runtime of its own, for its timers: the process may end while the actor is at work.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let actor = Actor { config, node, entries: HashMap::new(), again: BTreeMap::new(), ticket: 0 };
+    let actor = Actor {
+        config,
+        node,
+        entries: HashMap::new(),
+        again: BTreeMap::new(),
+        ticket: 0,
+        looks: 0,
+        complete: false,
+    };
     std::thread::Builder::new().name("pods".into()).spawn(move || runtime.block_on(actor.run(receiver)))?;
     Ok(handle)
 }
@@ -137,14 +161,18 @@ struct Actor {
     /// Pods to drive again, by time; the number keeps equal times apart.
     again: BTreeMap<(Instant, u64), Uid>,
     ticket: u64,
+    /// At hooks, so far.
+    looks: u32,
+    /// The whole world is known.
+    complete: bool,
 }
 
 impl Actor {
     async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
-        let mut verify = tokio::time::interval(VERIFY);
+        let mut verify = tokio::time::interval(LOOK);
         verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let next = self.again.keys().next().map_or_else(|| Instant::now() + VERIFY, |(at, _)| *at);
+            let next = self.again.keys().next().map_or_else(|| Instant::now() + IDLE, |(at, _)| *at);
             tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => self.handle(input),
@@ -170,11 +198,15 @@ impl Actor {
                 for uid in uids {
                     if let Some(entry) = self.entries.get_mut(&uid) {
                         entry.set_forgotten();
+                        self.drive(&uid);
                         self.drop_if_over(&uid);
                     }
                 }
             }
-            Input::Complete => self.forget_strangers(),
+            Input::Complete => {
+                self.complete = true;
+                self.forget_strangers();
+            }
             Input::Released(uids) => {
                 for uid in uids {
                     if let Some(entry) = self.entries.get_mut(&uid) {
@@ -214,7 +246,7 @@ impl Actor {
             Seen::Changed(uid) => self.drive(&uid),
             Seen::Gone(uid) => {
                 if let Some(entry) = self.entries.get_mut(&uid) {
-                    entry.cgroup_gone(&self.node);
+                    entry.cgroup_gone(&mut self.node);
                     entry.drive(&mut self.node);
                     self.drop_if_over(&uid);
                 }
@@ -230,7 +262,7 @@ impl Actor {
     fn kubepods(&mut self, path: &Path) {
         let recorded = cgroup_id(path).map_err(|error| error.to_string()).and_then(|id| {
             let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, reserved: 0 };
-            self.node.maps.set_cgroup(id, entry).map_err(|error| error.to_string())
+            self.node.set_cgroup(id, entry).map_err(|error| error.to_string())
         });
         if let Err(error) = recorded {
             tracing::error!(path = %path.display(), error, "kubelet's cgroup could not be recorded");
@@ -275,9 +307,59 @@ impl Actor {
     }
 
     fn verify(&mut self) {
-        let uids: Vec<Uid> = self.entries.keys().cloned().collect();
-        for uid in uids {
-            self.drive(&uid);
+        self.looks += 1;
+        // A successor that is coming up, or has: what is there now is its own.
+        if self.node.maps.agents().iter().any(|agent| *agent != self.config.own_cgroup) {
+            tracing::debug!("another agent is here; nothing is verified");
+            return;
+        }
+        self.node.verify_hooks(self.config.own_cgroup);
+        if self.looks.is_multiple_of(PODS_EVERY) {
+            let OnNode { ledger, maps, kernel, repairs, .. } = &mut self.node;
+            match ledger.verify(maps, kernel, repairs) {
+                Ok(lost) => lost.into_iter().for_each(|lost| self.listen_again(lost)),
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "what was changed stays changed"
+                    );
+                }
+            }
+        }
+        if self.looks.is_multiple_of(ALL_EVERY) {
+            let uids: Vec<Uid> = self.entries.keys().cloned().collect();
+            for uid in uids {
+                self.drive(&uid);
+            }
+            if self.complete {
+                let strangers = self.forget_strangers();
+                for _ in 0..strangers {
+                    self.node.repairs.count(Repaired::MapEntry, &"an entry that this agent did not write");
+                }
+                self.node.sweep_certificates();
+            }
+        }
+    }
+
+    /// Opens a listener in the place of one whose socket was closed by somebody.
+    fn listen_again(&mut self, lost: Lost) {
+        let Lost { cookie, address, port } = lost;
+        let mut pods = self.entries.values().filter_map(Entry::enrolled_pod);
+        let Some(pod) = pods.find(|pod| pod.netns.cookie() == cookie).cloned() else { return };
+        let opened = listeners::open_one(&pod.netns, address, port).map_err(|error| error.to_string());
+        let set = opened.and_then(|listener| {
+            self.node.set_listener(cookie, &listener).map_err(|error| error.to_string())?;
+            self.node.accept(&pod, vec![listener]);
+            Ok(())
+        });
+        match set {
+            Ok(()) => self.node.repairs.count(
+                Repaired::Listener,
+                &format_args!("{address} port {port} of {} did not listen", pod.workload.name),
+            ),
+            Err(error) => {
+                tracing::error!(%address, port, error, "a listener of a pod's cannot be opened again")
+            }
         }
     }
 
@@ -288,33 +370,40 @@ impl Actor {
         }
     }
 
-    /// What a predecessor recorded and is not there any more.
-    fn forget_strangers(&mut self) {
-        let cookies: Vec<u64> = self.entries.values().filter_map(Entry::cookie).collect();
-        let cgroups: Vec<u64> = self.entries.values().filter_map(Entry::cgroup_id).collect();
-        let node = &self.node;
-        let forget = || -> Result<(), MapFailure> {
-            for cookie in node.maps.pod_cookies() {
-                if !cookies.contains(&cookie) {
-                    node.maps.remove_pod(cookie)?;
-                }
+    /// Forgets what is in the kernel and of no pod here: a predecessor's that went meanwhile, or written by somebody else.
+    /// How much there was.
+    fn forget_strangers(&mut self) -> usize {
+        let cookies: HashSet<u64> = self.entries.values().filter_map(Entry::cookie).collect();
+        let cgroups: HashSet<u64> = self.entries.values().filter_map(Entry::cgroup_id).collect();
+        // A pod that was taken out of the mesh while no agent was here has left its addresses and its hook.
+        let may_be_enrolled = self.entries.values().filter(|entry| entry.may_be_enrolled());
+        let enrolled: HashSet<u64> = may_be_enrolled.filter_map(Entry::cookie).collect();
+        let mut count = 0;
+        let node = &mut self.node;
+        let mut forget = || -> Result<(), MapFailure> {
+            for cookie in node.maps.pod_cookies().into_iter().filter(|cookie| !cookies.contains(cookie)) {
+                node.maps.remove_pod(cookie)?;
+                count += 1;
             }
             for id in node.maps.cgroup_ids() {
                 // Kubelet's own directories stay; a pod's directory that is gone took its id along.
                 if !cgroups.contains(&id) && !node.is_kubepods(id) {
                     node.maps.remove_cgroup(id)?;
+                    count += 1;
                 }
             }
-            node.maps.retain_addrs(|cookie| cookies.contains(&cookie))
+            count += node.maps.retain_addrs(|cookie| enrolled.contains(&cookie))?;
+            for cookie in node.kernel.attached_pods().into_iter().filter(|cookie| !enrolled.contains(cookie))
+            {
+                node.detach_pod(cookie);
+                count += 1;
+            }
+            Ok(())
         };
         if let Err(error) = forget() {
             tracing::warn!(error = &error as &dyn std::error::Error, "leftovers of a predecessor stay");
         }
-        for cookie in node.kernel.attached_pods() {
-            if !cookies.contains(&cookie) {
-                node.detach_pod(cookie);
-            }
-        }
+        count
     }
 
     fn rows(&self) -> Vec<PodRow> {
@@ -344,113 +433,5 @@ impl Actor {
             .collect();
         rows.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
         rows
-    }
-}
-
-/// The rest of the agent, as a pod's steps need it.
-struct OnNode {
-    host_cookie: u64,
-    kernel: Kernel,
-    maps: Arc<Maps>,
-    keyring: Keyring,
-    client: Client,
-    acceptor: Acceptor,
-    wanted: HashMap<Uid, Wanted>,
-    handle: Handle,
-    /// Where the keyring's tasks run.
-    tasks: tokio::runtime::Handle,
-}
-
-impl OnNode {
-    fn is_kubepods(&self, id: u64) -> bool {
-        self.maps.cgroup(id).is_some_and(|entry| entry.state == CgroupEntry::KUBEPODS)
-    }
-}
-
-impl Node for OnNode {
-    fn host_cookie(&self) -> u64 {
-        self.host_cookie
-    }
-
-    fn set_pod(&self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure> {
-        self.maps.set_pod(cookie, entry)
-    }
-
-    fn remove_pod(&self, cookie: u64) -> Result<(), MapFailure> {
-        self.maps.remove_pod(cookie)
-    }
-
-    fn set_cgroup(&self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure> {
-        self.maps.set_cgroup(id, entry)
-    }
-
-    fn remove_cgroup(&self, id: u64) -> Result<(), MapFailure> {
-        self.maps.remove_cgroup(id)
-    }
-
-    fn set_addr(&self, address: IpAddr, entry: AddrEntry) -> Result<(), MapFailure> {
-        self.maps.set_addr(address, entry)
-    }
-
-    fn remove_addr(&self, address: IpAddr, cookie: u64) -> Result<(), MapFailure> {
-        self.maps.remove_addr(address, cookie)
-    }
-
-    fn set_listener(&self, listener: &Listener) -> Result<(), MapFailure> {
-        self.maps.set_listener(listener.address, listener.port, &listener.socket)
-    }
-
-    fn attach_pod(&mut self, netns: &Netns) -> Result<(), String> {
-        self.kernel.attach_pod(netns).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
-    }
-
-    fn detach_pod(&self, cookie: u64) {
-        if let Err(error) = self.kernel.detach_pod(cookie) {
-            tracing::warn!(cookie, %error, "a pod's sk_lookup hook could not be detached");
-        }
-    }
-
-    fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool {
-        let known = self.wanted.get(uid).is_some_and(|wanted| wanted.identity() == identity);
-        if !known {
-            let wanted = {
-                let _on_it = self.tasks.enter();
-                self.keyring.want(identity)
-            };
-            self.wanted.insert(uid.clone(), wanted);
-            let (keyring, handle) = (self.keyring.clone(), self.handle.clone());
-            let (uid, identity) = (uid.clone(), identity.clone());
-            self.tasks.spawn(async move {
-                // An error means that nobody wants it any more.
-                if keyring.ready(&identity).await.is_ok() {
-                    handle.send(Input::Certified(uid));
-                }
-            });
-        }
-        self.keyring.certificate(identity).is_some()
-    }
-
-    fn certificate_done(&mut self, uid: &Uid) {
-        self.wanted.remove(uid);
-    }
-
-    fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>) {
-        self.acceptor.serve(pod, listeners);
-    }
-
-    fn release(&self, uid: &Uid) {
-        self.acceptor.release(uid);
-    }
-
-    fn report_captured(&self, uid: &Uid) {
-        self.client.report(uid.clone(), Capture::Captured);
-    }
-
-    fn report_leaving(&self, uid: &Uid) {
-        self.client.report(uid.clone(), Capture::Leaving);
-    }
-
-    fn report_gone(&self, uid: &Uid) {
-        self.client.report(uid.clone(), Capture::Gone { reason: String::new() });
     }
 }

@@ -7,25 +7,29 @@
 //!    └── label ──▶ pending ── namespace, address, certificate ──────┘  │ label again
 //!                         │                                            │
 //!                         └──── peers know, or 30 s ◀──── leaving ◀────┘ no label
-//! any state ── cgroup gone or empty ──▶ released
+//! captured ── another namespace in the same cgroup, or another address ──▶ pending
+//! any state ── cgroup gone, or empty and the API has forgotten the pod ──▶ released
 //! ```
+//!
+//! What the API has forgotten stays captured as long as a process lives. Peers are told that a pod is captured no more
+//! only when nobody wants it in the mesh: one whose sandbox starts over, or died, is refused meanwhile, never plaintext.
 //!
 //! A running excluded pod goes to captured in one step, once everything is in place; a pod that was labelled before it
 //! was known is refused until then. `Entry::drive` looks at what is wanted and what is there and takes the next step;
 //! it is called after every event and keeps no memory of events, so a lost or doubled one does no harm.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
-use mesh_model::{Identity, Phase, PodState, Reason, Tunnel, Uid, Workload};
+use mesh_model::{Phase, PodState, Reason, Tunnel, Uid, Workload};
 use tokio_util::sync::CancellationToken;
 
 use super::find::{self, Sandbox};
-use super::listeners::{self, Listener};
+use super::listeners;
+use super::on_node::Node;
 use super::pod::Pod;
 use super::refused::Refused;
 use crate::kernel::MapFailure;
@@ -36,31 +40,6 @@ use crate::netns::Netns;
 const LEAVE_AT_MOST: Duration = Duration::from_secs(30);
 /// How long they go on after the peers know: for connections that were being opened at that moment.
 const LEAVE_AFTER_ALL_KNOW: Duration = Duration::from_millis(500);
-
-/// What a step needs of the rest of the agent. The actor implements it; tests may.
-pub(super) trait Node {
-    /// Cookie of the host's network namespace.
-    fn host_cookie(&self) -> u64;
-    fn set_pod(&self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure>;
-    fn remove_pod(&self, cookie: u64) -> Result<(), MapFailure>;
-    fn set_cgroup(&self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure>;
-    fn remove_cgroup(&self, id: u64) -> Result<(), MapFailure>;
-    fn set_addr(&self, address: IpAddr, entry: AddrEntry) -> Result<(), MapFailure>;
-    fn remove_addr(&self, address: IpAddr, cookie: u64) -> Result<(), MapFailure>;
-    fn set_listener(&self, listener: &Listener) -> Result<(), MapFailure>;
-    fn attach_pod(&mut self, netns: &Netns) -> Result<(), String>;
-    fn detach_pod(&self, cookie: u64);
-    /// Whether a valid certificate is there; asks for one otherwise, and has the pod driven again when it comes.
-    fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool;
-    /// The certificate is no longer needed for this pod.
-    fn certificate_done(&mut self, uid: &Uid);
-    fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>);
-    /// The pod is let go: what the data path keeps for it may go.
-    fn release(&self, uid: &Uid);
-    fn report_captured(&self, uid: &Uid);
-    fn report_leaving(&self, uid: &Uid);
-    fn report_gone(&self, uid: &Uid);
-}
 
 /// A pod of this node.
 pub(super) struct Entry {
@@ -161,6 +140,20 @@ impl Entry {
         self.netns.as_ref().map(|netns| netns.cookie())
     }
 
+    /// The pod whose listeners there are.
+    pub(super) fn enrolled_pod(&self) -> Option<&Arc<Pod>> {
+        match &self.stage {
+            Stage::Captured(pod) | Stage::Leaving { pod, .. } => Some(pod),
+            Stage::Unknown | Stage::Excluded | Stage::Pending => None,
+        }
+    }
+
+    /// Whether addresses and hooks of the namespace that a predecessor left are to stay: they refuse until the pod is
+    /// taken in.
+    pub(super) fn may_be_enrolled(&self) -> bool {
+        !matches!(self.stage, Stage::Unknown | Stage::Excluded)
+    }
+
     /// What `meshctl pods` says. A leaving pod's new connections are untouched.
     pub(super) fn state(&self) -> PodState {
         match self.stage {
@@ -171,8 +164,12 @@ impl Entry {
         }
     }
 
-    /// The peers of a leaving pod have all been told.
+    /// The peers of a leaving pod have all been told. A word on an earlier leave, overtaken by a return to the mesh, is
+    /// none: by then the peers have heard of the tunnel again.
     pub(super) fn peers_know(&mut self) {
+        if self.workload.as_ref().is_some_and(|workload| workload.tunnel == Tunnel::Hbone) {
+            return;
+        }
         if let Stage::Leaving { until, .. } = &mut self.stage {
             *until = (*until).min(Instant::now() + LEAVE_AFTER_ALL_KNOW);
         }
@@ -200,6 +197,14 @@ impl Entry {
             self.let_go(node);
             return None;
         };
+        if self.forgotten && !find::is_populated(&path) {
+            self.let_go(node);
+            // What may still start there is nobody that is known.
+            if let Err(error) = node.remove_cgroup(id) {
+                tracing::warn!(uid = %self.uid, error = &error as &dyn std::error::Error, "a cgroup stays recorded");
+            }
+            return None;
+        }
         let again = match self.wanted() {
             Wanted::Nothing => Ok(None),
             Wanted::Excluded => self.exclude(node, &path, id),
@@ -231,6 +236,7 @@ impl Entry {
                     return Ok(Some(left));
                 }
                 self.withdraw(node, &pod);
+                node.report_gone(&self.uid);
                 tracing::info!(uid = %self.uid, "left the mesh");
             }
             Stage::Pending => node.certificate_done(&self.uid),
@@ -262,13 +268,19 @@ impl Entry {
     ) -> Result<Again, MapFailure> {
         match std::mem::replace(&mut self.stage, Stage::Pending) {
             Stage::Captured(pod) => {
-                if find::is_populated(path) && self.same_sandbox(node, path, &pod) {
+                let same_sandbox = find::is_populated(path) && self.same_sandbox(node, path, &pod);
+                let lacking = same_sandbox.then(|| self.lacks_addresses(&pod));
+                if lacking == Some(false) {
                     self.stage = Stage::Captured(pod);
                     return Ok(None);
                 }
-                // The sandbox is gone; another one may come in the same cgroup, and is refused until it is taken in.
+                // The sandbox is gone, or the pod was given another address. Its processes are refused until it is
+                // taken in anew, and its peers too: nothing is said to them.
+                tracing::info!(uid = %self.uid, same_sandbox, "taking a pod in anew");
                 self.withdraw(node, &pod);
-                self.drop_netns(node)?;
+                if !same_sandbox {
+                    self.drop_netns(node)?;
+                }
             }
             Stage::Leaving { pod, .. } => {
                 self.set_captured(node, &pod, id)?;
@@ -290,6 +302,10 @@ impl Entry {
         let certified = node.certificate_ready(&self.uid, &workload.identity);
         match self.find_netns(node, path) {
             Ok(true) => {}
+            // The first process wakes the watch; from then on it is a matter of milliseconds.
+            Ok(false) if !find::is_populated(path) => {
+                return Ok(self.wait(Reason::NoNetns, Duration::from_secs(5)));
+            }
             Ok(false) => return Ok(self.wait(Reason::NoNetns, Duration::from_millis(20))),
             Err(error) => {
                 tracing::warn!(uid = %self.uid, %error, "cannot look at a pod's network namespace");
@@ -303,9 +319,11 @@ impl Entry {
             let entry = PodEntry { state: PodEntry::STATE_PENDING, ..PodEntry::default() };
             node.set_pod(netns.cookie(), entry)?;
         }
-        let addresses = own_addresses(&workload, &netns);
+        let addresses = find::own_addresses(&workload, &netns);
         if addresses.is_empty() {
-            return Ok(self.wait(Reason::NoAddress, Duration::from_millis(50)));
+            // What the Pod object says of another sandbox is followed by a word that drives the pod again.
+            let soon = workload.owned_addresses().is_empty();
+            return Ok(self.wait(Reason::NoAddress, Duration::from_millis(if soon { 50 } else { 1000 })));
         }
         if !certified {
             // The certificate's arrival drives the pod again.
@@ -340,14 +358,14 @@ impl Entry {
     fn enroll(&self, node: &mut impl Node, pod: &Arc<Pod>, id: u64) -> Result<(), Refused> {
         let listeners = listeners::open(&pod.netns, &pod.addresses).map_err(|error| Refused::of(&error))?;
         for listener in &listeners {
-            node.set_listener(listener)?;
+            node.set_listener(pod.netns.cookie(), listener)?;
         }
         node.accept(pod, listeners);
         node.attach_pod(&pod.netns).map_err(|detail| Refused { reason: Reason::CaptureFailed, detail })?;
         Ok(self.set_captured(node, pod, id)?)
     }
 
-    fn set_captured(&self, node: &impl Node, pod: &Pod, id: u64) -> Result<(), MapFailure> {
+    fn set_captured(&self, node: &mut impl Node, pod: &Pod, id: u64) -> Result<(), MapFailure> {
         let cookie = pod.netns.cookie();
         for address in &pod.addresses {
             let entry = AddrEntry { netns_cookie: cookie, state: AddrEntry::CAPTURED, reserved: 0 };
@@ -390,6 +408,7 @@ impl Entry {
     fn withdraw(&self, node: &mut impl Node, pod: &Pod) {
         let cookie = pod.netns.cookie();
         node.detach_pod(cookie);
+        node.forget_listeners(cookie);
         for address in &pod.addresses {
             if let Err(error) = node.remove_addr(*address, cookie) {
                 tracing::warn!(uid = %self.uid, error = &error as &dyn std::error::Error, "an address stays recorded");
@@ -399,15 +418,20 @@ impl Entry {
         pod.released.cancel();
         node.release(&self.uid);
         node.certificate_done(&self.uid);
-        node.report_gone(&self.uid);
     }
 
-    /// The pod's cgroup is gone.
+    /// The pod's cgroup is gone, or empty for good.
     fn let_go(&mut self, node: &mut impl Node) {
         match std::mem::replace(&mut self.stage, Stage::Unknown) {
-            Stage::Captured(pod) | Stage::Leaving { pod, .. } => {
+            // Its address may be another pod's before the API knows: peers go on refusing until they hear of that.
+            Stage::Captured(pod) => {
                 self.withdraw(node, &pod);
-                tracing::info!(uid = %self.uid, "let go: its cgroup is gone");
+                tracing::info!(uid = %self.uid, "let go: nothing lives in its cgroup");
+            }
+            Stage::Leaving { pod, .. } => {
+                self.withdraw(node, &pod);
+                node.report_gone(&self.uid);
+                tracing::info!(uid = %self.uid, "let go on its way out of the mesh");
             }
             Stage::Pending => node.certificate_done(&self.uid),
             Stage::Unknown | Stage::Excluded => {}
@@ -419,7 +443,7 @@ impl Entry {
     }
 
     /// The pod's cgroup directory was removed: forgets it in the kernel; `drive` lets go of the rest.
-    pub(super) fn cgroup_gone(&mut self, node: &impl Node) {
+    pub(super) fn cgroup_gone(&mut self, node: &mut impl Node) {
         if let Some((_, id)) = self.cgroup.take()
             && let Err(error) = node.remove_cgroup(id)
         {
@@ -427,14 +451,14 @@ impl Entry {
         }
     }
 
-    fn drop_netns(&mut self, node: &impl Node) -> Result<(), MapFailure> {
+    fn drop_netns(&mut self, node: &mut impl Node) -> Result<(), MapFailure> {
         match self.netns.take() {
             Some(netns) => node.remove_pod(netns.cookie()),
             None => Ok(()),
         }
     }
 
-    fn find_netns(&mut self, node: &impl Node, path: &std::path::Path) -> io::Result<bool> {
+    fn find_netns(&mut self, node: &mut impl Node, path: &std::path::Path) -> io::Result<bool> {
         let known = self.cookie();
         match find::sandbox(path, node.host_cookie(), known)? {
             Sandbox::Own(netns) => {
@@ -452,6 +476,13 @@ impl Entry {
         }
     }
 
+    /// Whether the Pod object names an address that the pod has and is not listened at.
+    fn lacks_addresses(&self, pod: &Pod) -> bool {
+        let Some(workload) = &self.workload else { return false };
+        !workload.owned_addresses().is_empty()
+            && find::own_addresses(workload, &pod.netns).iter().any(|address| !pod.owns(*address))
+    }
+
     fn same_sandbox(&self, node: &impl Node, path: &std::path::Path, pod: &Pod) -> bool {
         let known = pod.netns.cookie();
         match find::sandbox(path, node.host_cookie(), Some(known)) {
@@ -460,15 +491,4 @@ impl Entry {
             Ok(Sandbox::NotYet) | Err(_) => true,
         }
     }
-}
-
-/// What the Pod object says, or else what the namespace has; at most one of each family.
-fn own_addresses(workload: &Workload, netns: &Netns) -> Vec<IpAddr> {
-    let mut own: Vec<IpAddr> = Vec::new();
-    for address in workload.owned_addresses() {
-        if !own.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
-            own.push(*address);
-        }
-    }
-    if own.is_empty() { listeners::addresses_of(netns).unwrap_or_default() } else { own }
 }

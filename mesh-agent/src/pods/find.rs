@@ -11,10 +11,12 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use mesh_model::Uid;
+use mesh_model::{Uid, Workload};
 
+use super::listeners;
 use crate::netns::Netns;
 
 #[cfg(test)]
@@ -133,6 +135,42 @@ pub(super) fn sandbox(cgroup: &Path, host_cookie: u64, known: Option<u64>) -> io
         }
     }
     Ok(candidate.map_or(Sandbox::NotYet, Sandbox::Own))
+}
+
+/// Every address that a namespace has, loopback and link-local ones too.
+fn addresses(netns: &Netns) -> io::Result<Vec<IpAddr>> {
+    netns.within(|| {
+        let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|interface| {
+            let address = interface.address?;
+            match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+                (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+                (None, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+                (None, None) => None,
+            }
+        });
+        Ok(addresses.collect())
+    })
+}
+
+/// What the Pod object says, or else what the namespace has; at most one of each family. None where the object speaks of
+/// another sandbox than this one: it is about to say something new.
+pub(super) fn own_addresses(workload: &Workload, netns: &Netns) -> Vec<IpAddr> {
+    let said = workload.owned_addresses();
+    if said.is_empty() {
+        return listeners::addresses_of(netns).unwrap_or_default();
+    }
+    // One that is there is enough. What a pod took off its own interface is its own all the same.
+    let present = addresses(netns).unwrap_or_default();
+    if !said.iter().any(|address| present.contains(address)) {
+        return Vec::new();
+    }
+    let mut own: Vec<IpAddr> = Vec::new();
+    for address in said {
+        if !own.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            own.push(*address);
+        }
+    }
+    own
 }
 
 /// Pods that kubelet has started, by the directories of its logs: `NAMESPACE_NAME_UID`.

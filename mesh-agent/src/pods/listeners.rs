@@ -83,6 +83,12 @@ pub fn delivery_route(netns: &Arc<Netns>, addresses: &[IpAddr]) -> Option<Arc<De
     }
 }
 
+/// Opens one of them, in the place of one that was lost.
+pub fn open_one(netns: &Netns, address: IpAddr, port: u32) -> io::Result<Listener> {
+    let socket = netns.within(|| listen(SocketAddr::new(address, port as u16)))?;
+    Ok(Listener { address, port, socket })
+}
+
 fn listen(at: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -9,11 +9,16 @@
 //! One actor owns every pod's state and is alone in writing pods, cgroups, addresses and listeners to the kernel; it
 //! runs on a thread of its own, because looking at cgroups and namespaces blocks for a moment. A pod that needs another
 //! look is driven again after a while, whatever happened.
+//!
+//! It also sees to it that what it wrote stays: the hooks are looked at every second, maps and listeners every 5 s
+//! (`ledger`), each pod's namespace every 30 s. What differs is put back, counted and said.
 
 mod actor;
 mod enroll;
 mod find;
+mod ledger;
 pub mod listeners;
+mod on_node;
 mod pod;
 mod refused;
 mod watch;

@@ -17,6 +17,7 @@
 //! and [`mesh_hbone::Sink`] only. Not here: who may connect, and what is counted under which labels.
 
 mod backlog;
+mod liveness;
 mod plain;
 mod socket;
 mod tunnel;

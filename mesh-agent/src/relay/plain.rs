@@ -1,43 +1,51 @@
 //! An application's socket and a plain TCP connection: what is outside the mesh, and what is not yet in it.
 //!
-//! Through one buffer per thread, from socket to socket; only what the other side does not take at once is kept.
+//! Through one buffer per thread, from socket to socket; only what the other side does not take at once is kept. The peer
+//! may be on a host that vanishes without a word: then both ends are reset (`liveness`).
 
 use std::future::poll_fn;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use mesh_model::Reason;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::liveness::{self, Watch};
 use super::socket::{Direction, Socket, finish, with_scratch};
 use super::{End, Meter, Outcome, Side};
 
 /// Relays until both ends are done or one is broken. Dropped before that, it resets both.
 pub async fn relay_plain(app: TcpStream, peer: TcpStream, meter: &Meter) -> Outcome {
     let (app, peer) = (Socket::new(app), Socket::new(peer));
+    liveness::keep_asking(peer.tcp());
     let end = {
         let (a, p) = (app.tcp(), peer.tcp());
         let (mut up, mut down) = (Flow::default(), Flow::default());
         let mut app_dead = pin!(a.ready(Interest::ERROR));
         let mut peer_dead = pin!(p.ready(Interest::ERROR));
+        let mut watch = Watch::default();
         poll_fn(|cx| {
-            let by = if let Err(at) = up.poll(cx, a, p, &meter.sent) {
-                at.side(Side::App, Side::Peer)
-            } else if let Err(at) = down.poll(cx, p, a, &meter.received) {
-                at.side(Side::Peer, Side::App)
+            let end = if let Err(broke) = up.poll(cx, a, p, &meter.sent) {
+                broke.end(Side::App, Side::Peer)
+            } else if let Err(broke) = down.poll(cx, p, a, &meter.received) {
+                broke.end(Side::Peer, Side::App)
             } else if up.ended && down.ended {
-                return Poll::Ready(End::Clean);
+                End::Clean
             } else if !up.is_reading() && app_dead.as_mut().poll(cx).is_ready() {
-                Side::App
+                End::Reset { by: Side::App }
             } else if !down.is_reading() && peer_dead.as_mut().poll(cx).is_ready() {
-                Side::Peer
+                let error = p.take_error().ok().flatten();
+                died(Side::Peer, error.map_or(io::ErrorKind::ConnectionReset, |error| error.kind()))
+            } else if watch.poll(cx, p, meter.sent.load(Ordering::Relaxed) + u64::from(up.ended)).is_ready() {
+                End::Error(Reason::PeerSilent)
             } else {
                 return Poll::Pending;
             };
-            Poll::Ready(End::Reset { by })
+            Poll::Ready(end)
         })
         .await
     };
@@ -48,18 +56,27 @@ pub async fn relay_plain(app: TcpStream, peer: TcpStream, meter: &Meter) -> Outc
     meter.outcome(end)
 }
 
-/// Where a flow broke.
+/// Where a flow broke, and how.
 enum Broke {
-    Reading,
-    Writing,
+    Reading(io::ErrorKind),
+    Writing(io::ErrorKind),
 }
 
 impl Broke {
-    fn side(self, from: Side, to: Side) -> Side {
+    fn end(self, from: Side, to: Side) -> End {
         match self {
-            Self::Reading => from,
-            Self::Writing => to,
+            Self::Reading(error) => died(from, error),
+            Self::Writing(error) => died(to, error),
         }
+    }
+}
+
+/// A socket's error, as the end of the connection.
+fn died(by: Side, error: io::ErrorKind) -> End {
+    if by == Side::Peer && liveness::is_silence(error) {
+        End::Error(Reason::PeerSilent)
+    } else {
+        End::Reset { by }
     }
 }
 
@@ -92,7 +109,7 @@ impl Flow {
             } else {
                 let slice = [IoSlice::new(&self.held)];
                 let written = self.writer.poll_write(cx, to, &slice, false);
-                written.map_err(|_| Broke::Writing).map_ok(|n| {
+                written.map_err(|error| Broke::Writing(error.kind())).map_ok(|n| {
                     self.held.advance(n);
                     n
                 })
@@ -116,12 +133,12 @@ impl Flow {
                     return Poll::Ready(Ok(0));
                 }
                 Poll::Ready(Ok(read)) => &scratch[..read],
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broke::Reading)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Broke::Reading(error.kind()))),
                 Poll::Pending => return Poll::Pending,
             };
             let written = match self.writer.poll_write(cx, to, &[IoSlice::new(read)], false) {
                 Poll::Ready(Ok(written)) => written,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broke::Writing)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Broke::Writing(error.kind()))),
                 Poll::Pending => 0,
             };
             self.held = Bytes::copy_from_slice(&read[written..]);

@@ -158,10 +158,11 @@ impl Netlink {
     }
 
     /// Names a neighbour for good. The neighbour tables are bounded over all namespaces together, and only such entries
-    /// do not count.
+    /// do not count. What was learned of the address, of a pod that had it before and is still looked for, is replaced.
     pub(crate) fn add_neighbour(&mut self, device: u32, address: IpAddr, mac: [u8; 6]) -> Result<()> {
         let (family, octets) = parts(address);
-        let mut message = Message::new(libc::RTM_NEWNEIGH, create());
+        let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+        let mut message = Message::new(libc::RTM_NEWNEIGH, replace);
         message.bytes.extend([family, 0, 0, 0]);
         message.bytes.extend(device.to_ne_bytes());
         message.bytes.extend(libc::NUD_PERMANENT.to_ne_bytes());

@@ -251,9 +251,15 @@ impl Node {
         Ok(())
     }
 
-    /// Makes a pod's network namespace, with its interface and addresses.
-    pub(crate) fn attach(&self, netns: &str, v4_only: bool) -> Result<(Netns, Attachment)> {
-        let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
+    /// Makes a pod's network namespace, with its interface and addresses: those of a pod that is gone, or fresh ones.
+    pub(crate) fn attach(
+        &self,
+        netns: &str,
+        v4_only: bool,
+        of: Option<Attachment>,
+    ) -> Result<(Netns, Attachment)> {
+        let fresh = || self.next_pod.fetch_add(1, Ordering::Relaxed);
+        let number = of.map_or_else(fresh, |of| of.number);
         let v6 = node_v6(self.number, number);
         let attachment =
             Attachment { v4: node_v4(self.number, number), v6: (!v4_only).then_some(v6), number };

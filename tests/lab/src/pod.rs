@@ -28,6 +28,7 @@ use crate::service::ServiceSpec;
 use crate::sockets::{self, Task};
 
 mod builder;
+mod sandbox;
 
 pub(crate) use builder::PodSpec;
 pub use builder::{PodBuilder, Qos, ScheduledPod};
@@ -52,7 +53,7 @@ pub struct Pod {
     status: Mutex<Status>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Status {
     labels: Words,
     annotations: Words,

@@ -51,6 +51,12 @@ pub(super) const GROUPS: &[Group] = &[
         packages: &["exhaustion"],
         privileged: true,
     },
+    Group {
+        name: "faults",
+        about: "what breaks around the mesh: hosts that vanish, agents killed, pods that start over, hooks taken away",
+        packages: &["faults"],
+        privileged: true,
+    },
 ];
 
 /// The groups of these names, each once, in the table's order; all of them for no name. An unknown name is returned.

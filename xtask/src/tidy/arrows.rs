@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 0 mesh-common  1 mesh-model  2 mesh-identity, mesh-telemetry  3 mesh-hbone, mesh-xds  4 ends  5 lab  6 tests, xtask
+//! 7 tests that lean on the cast of other tests
 //! ```
 //!
 //! A crate depends on lower layers only. So wires never see an end, and ends never see each other. Beside that, what an
@@ -13,14 +14,14 @@ use crate::process;
 use anyhow::{Context as _, Result};
 use std::collections::BTreeSet;
 
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["mesh-common"],
     &["mesh-model"],
     &["mesh-identity", "mesh-telemetry"],
     &["mesh-hbone", "mesh-xds"],
     &["mesh-agent", "mesh-controller", "mesh-cli", "mesh-ebpf"],
     &["lab"],
-    &["bench", "datapath", "ebpf-tests", "exhaustion", "foreign", "xtask"],
+    &["bench", "datapath", "ebpf-tests", "exhaustion", "faults", "foreign", "xtask"],
 ];
 
 /// An end, what it must never link, and why.

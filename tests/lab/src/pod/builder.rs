@@ -11,7 +11,7 @@ use crate::lab::World;
 use crate::netns::Netns;
 use crate::node::{Attachment, Node};
 use crate::objects::{self, PodObject, Words};
-use crate::process::{Command, Process, Site};
+use crate::process::Process;
 use crate::random;
 
 /// What a Pod object asks for.
@@ -25,6 +25,8 @@ pub(crate) struct PodSpec {
     pub(crate) qos: Qos,
     pub(crate) v4_only: bool,
     pub(crate) ready: bool,
+    /// Whose addresses it gets.
+    pub(crate) addresses_of: Option<Attachment>,
 }
 
 /// Which of kubelet's directories the pod's cgroup is in.
@@ -59,6 +61,7 @@ impl PodBuilder {
             qos: Qos::default(),
             v4_only: false,
             ready: true,
+            addresses_of: None,
         };
         Self { world, key: key.to_owned(), node: None, spec }
     }
@@ -102,6 +105,14 @@ impl PodBuilder {
     #[must_use]
     pub fn v4_only(mut self) -> Self {
         self.spec.v4_only = true;
+        self
+    }
+
+    /// With the addresses of a pod of the same node whose network is gone, as an address manager that reuses them at once.
+    #[must_use]
+    pub fn addresses_of(mut self, gone: &Pod) -> Self {
+        self.node = Some(gone.node.name().to_owned());
+        self.spec.addresses_of = Some(gone.attachment);
         self
     }
 
@@ -174,11 +185,8 @@ impl ScheduledPod {
         let context = format!("start pod {}/{}", self.spec.namespace, self.spec.name);
         let start = || -> Result<Arc<Pod>> {
             let sandbox = self.sandbox()?;
-            let pause = sandbox.cgroup.child(&self.node.new_container()?)?;
             let pod = self.finish(sandbox);
-            let site = Site { cgroup: Some(pause), ..pod.site(None)? };
-            let process = Command::new(site, ["weft-lab-peer", "pause"]).log("pause").spawn()?;
-            *pod.pause.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(process);
+            pod.start_pause()?;
             pod.world()?.admit(&pod)?;
             Ok(pod)
         };
@@ -211,7 +219,7 @@ impl ScheduledPod {
         let cgroup = Cgroup::create(self.node.pod_cgroup(&self.uid, qos))?;
         std::fs::create_dir_all(log_directory(&self.node, &self.spec, &self.uid))?;
         let name = format!("{}-{}-{}", self.node.netns(), self.spec.namespace, self.spec.name);
-        let (netns, attachment) = self.node.attach(&name, self.spec.v4_only)?;
+        let (netns, attachment) = self.node.attach(&name, self.spec.v4_only, self.spec.addresses_of)?;
         let main = cgroup.child(&self.node.new_container()?)?;
         Ok(Sandbox { cgroup, main, netns, attachment })
     }
