@@ -1,14 +1,16 @@
 //! A Pod, its Namespace's label and its agent's word make a workload.
 
-use mesh_model::{Phase, Tunnel, Uid, Workload};
+use mesh_model::{Phase, Reason, Tunnel, Uid, Workload};
 
-use super::facts::PodFact;
+use super::facts::{PodFact, is_sandbox};
 use super::{Index, Word};
 
 impl Index {
     pub(super) fn make_workload(&self, uid: &Uid) -> Option<Workload> {
         let pod = self.pod_of(uid)?;
-        let enrolled = self.is_enrolled(pod);
+        let wanted = self.is_wanted(pod);
+        let left_alone = self.left_alone(pod).filter(|_| wanted);
+        let enrolled = wanted && left_alone.is_none();
         let owns_addresses = !pod.host_network && pod.phase != Phase::Finished;
         Some(Workload {
             uid: uid.clone(),
@@ -19,6 +21,7 @@ impl Index {
             identity: pod.identity.clone(),
             addresses: if owns_addresses { pod.addresses.clone() } else { Vec::new() },
             enrolled,
+            left_alone,
             tunnel: tunnel(pod, enrolled, self.captures.word(uid, &pod.node)),
             phase: pod.phase,
             host_network: pod.host_network,
@@ -26,10 +29,22 @@ impl Index {
     }
 
     /// The namespace's label or the pod's own; the pod's own decides where there is one.
-    fn is_enrolled(&self, pod: &PodFact) -> bool {
+    fn is_wanted(&self, pod: &PodFact) -> bool {
         let namespace = self.namespaces.get(&pod.namespace).and_then(|namespace| namespace.capture);
-        let wanted = pod.capture.or(namespace).unwrap_or(false);
-        wanted && !pod.host_network && pod.phase != Phase::Finished
+        pod.capture.or(namespace).unwrap_or(false) && pod.phase != Phase::Finished
+    }
+
+    /// Why a pod cannot be captured, or must not be.
+    fn left_alone(&self, pod: &PodFact) -> Option<Reason> {
+        if pod.host_network {
+            return Some(Reason::HostNetwork);
+        }
+        let class = pod.runtime_class.as_ref();
+        let handler = class.and_then(|class| self.runtime_classes.get(class));
+        if class.into_iter().chain(handler).any(|name| is_sandbox(name)) {
+            return Some(Reason::SandboxedRuntime);
+        }
+        pod.other_mesh
     }
 }
 

@@ -39,6 +39,12 @@ pub(super) const GROUPS: &[Group] = &[
         packages: &["datapath"],
         privileged: true,
     },
+    Group {
+        name: "escapes",
+        about: "programs in captured pods that try to go around the mesh, or to be somebody else",
+        packages: &["escapes"],
+        privileged: true,
+    },
 ];
 
 /// The groups of these names, each once, in the table's order; all of them for no name. An unknown name is returned.
