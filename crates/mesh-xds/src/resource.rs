@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use mesh_model::{
-    Reason, Change, Endpoint, IdentityError, Phase, PortMap, Service, ServiceKey, Tunnel, Uid, Workload, World,
+    Change, Endpoint, IdentityError, Phase, PortMap, Reason, Service, ServiceKey, Tunnel, Uid, Workload,
+    World,
 };
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -334,7 +335,9 @@ fn decode_workload(name: &Name, message: proto::Workload) -> Result<Workload, Re
     };
     let left_alone = match message.left_alone.as_str() {
         "" => None,
-        word => Some(Reason::of_word(word).ok_or_else(|| read.error("left_alone", format!("{word:?}, unknown")))?),
+        word => Some(
+            Reason::of_word(word).ok_or_else(|| read.error("left_alone", format!("{word:?}, unknown")))?,
+        ),
     };
     Ok(Workload {
         uid,

@@ -191,7 +191,9 @@ fn a_labelled_pod_of_another_mesh_is_left_alone_and_says_why() {
 #[test]
 fn a_labelled_pod_in_a_sandbox_is_left_alone_by_the_name_of_its_class_or_of_the_handler() {
     let class = |name: &str, handler: &str| {
-        format!("---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {{name: {name}}}\nhandler: {handler}\n")
+        format!(
+            "---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {{name: {name}}}\nhandler: {handler}\n"
+        )
     };
     let under = |name: &str| annotated(ENABLED, "", &format!("runtimeClassName: {name},"), "");
     for name in ["gvisor", "runsc", "kata", "kata-qemu", "kata-mshv-vm-isolation", "contrast-cc-abcdef"] {

@@ -22,6 +22,9 @@ use crate::door::Door;
 /// Where the server listens.
 pub const PORT: u16 = 7000;
 
+/// Where redirected connects arrive at the pod's own address, in nft's words.
+pub const CAPTURE_PORTS: &str = "{ 15001, 15104-15135 }";
+
 /// The cast and the wire between the nodes, which is captured from the start.
 #[derive(Debug)]
 pub struct Stage<'a> {
@@ -118,7 +121,8 @@ impl<'a> Stage<'a> {
         ensure!(guest.line()? == attempt.said, "somebody else came");
         let row = guest.row(self.far())?;
         let own = identity(who);
-        let well = row["security"] == "mtls" && row["path"] == "tunnel" && row["src"]["identity"] == own.as_str();
+        let well =
+            row["security"] == "mtls" && row["path"] == "tunnel" && row["src"]["identity"] == own.as_str();
         ensure!(well, "not as {own}: {row}");
         ensure!(who.addresses().contains(&guest.from.ip()), "from {}", guest.from);
         guest.answer("heard")?;

@@ -36,9 +36,8 @@ fn a_network_namespace_of_its_own_is_refused() {
             stage.refused(|| run(stage.door.v4(), &["--cgroup", "./below"]), "foreign_netns")
         });
         table.row("a namespace without any way out", || {
-            let isolated = |line: Vec<_>| {
-                stage.client.command(["unshare".into(), "-n".into()].into_iter().chain(line))
-            };
+            let isolated =
+                |line: Vec<_>| stage.client.command(["unshare".into(), "-n".into()].into_iter().chain(line));
             stage.refused(|| Attempt::dial::<&str>(stage.door.v4(), &[], isolated), "foreign_netns")
         });
         table.row("a namespace of an unprivileged user's own", || {

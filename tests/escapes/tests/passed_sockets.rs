@@ -33,11 +33,16 @@ fn a_socket_passed_in_from_outside_is_no_way_out() {
                 let gift = Gift::offer(client, v6, |line| client.command(line))?;
                 stage.carried(Attempt::from_pod(neighbour, to, &gift.words())?, client)
             });
-            table.row(&format!("{family}: made in a namespace within the pod, connected from the pod"), || {
-                let unshared = |line: Vec<_>| client.command(["unshare".into(), "-n".into()].into_iter().chain(line));
-                let gift = Gift::offer(client, v6, unshared)?;
-                stage.refused(|| Attempt::from_pod(client, to, &gift.words()), "foreign_netns")
-            });
+            table.row(
+                &format!("{family}: made in a namespace within the pod, connected from the pod"),
+                || {
+                    let unshared = |line: Vec<_>| {
+                        client.command(["unshare".into(), "-n".into()].into_iter().chain(line))
+                    };
+                    let gift = Gift::offer(client, v6, unshared)?;
+                    stage.refused(|| Attempt::from_pod(client, to, &gift.words()), "foreign_netns")
+                },
+            );
         }
         table.row("documented: one that another captured pod made and gives away is that pod's", || {
             let gift = Gift::offer(neighbour, false, |line| neighbour.command(line))?;

@@ -135,9 +135,12 @@ fn a_socket_made_before_the_pod_was_captured_is_in_the_mesh() {
         }
         for (_, attempt, file) in &waiting {
             let ready = file.with_extension("ready");
-            eventually(Duration::from_secs(10), || {
-                if ready.exists() { Ok(()) } else { Err(attempt.report()) }
-            })?;
+            eventually(
+                Duration::from_secs(10),
+                || {
+                    if ready.exists() { Ok(()) } else { Err(attempt.report()) }
+                },
+            )?;
         }
         early.set_label("weft.dev/capture", None)?;
         lab.await_captured(&early)?;
