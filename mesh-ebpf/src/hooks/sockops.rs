@@ -88,7 +88,7 @@ fn delivery_key(agent: Endpoint16, application: Endpoint16) -> DeliveryKey {
 
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
-    let Some(stored) = storage(ctx) else { return };
+    let Some(stored) = storage(ctx) else { return disown(ctx) };
     // SAFETY: not null; the storage is of the socket that this callback is about, which is locked.
     let note = unsafe { *stored };
     let ends = ends(ctx);
@@ -118,6 +118,22 @@ fn connecting(ctx: &SockOpsContext) {
         }
         refused(Refusal::MapFull);
         warn!(ctx, "a note could not be filed: its map is full");
+    }
+}
+
+/// A connection that was not redirected inherits no note: who dials the capture port from a source port of an earlier
+/// connection gets nowhere.
+#[inline(always)]
+fn disown(ctx: &SockOpsContext) {
+    let ends = ends(ctx);
+    if ends.remote.port == ListenerKey::OUTBOUND {
+        let key = NoteKey {
+            netns_cookie: cookie(ctx),
+            addr: ends.local.addr,
+            port: ends.local.port,
+            reserved: 0,
+        };
+        let _there_was_none = ORIGINALS.remove(key);
     }
 }
 

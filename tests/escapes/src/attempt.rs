@@ -96,9 +96,12 @@ impl Attempt {
         Ok(format!("{errno} from {}", end.failed.unwrap_or_default()))
     }
 
-    /// Waits for its end: it must have been told of a failure at some step, and nothing else.
+    /// Waits for its end: it must have been told of a failure at some step, or have got a TLS alert, and nothing else.
     pub fn gets_nothing(self) -> Result<String> {
         let end = self.end()?;
+        if end.heard.starts_with('\u{15}') {
+            return Ok("a TLS alert".to_owned());
+        }
         ensure!(end.heard.is_empty(), "it was answered: {end:?}");
         match (end.errno, end.failed) {
             (Some(errno), Some(step)) => Ok(format!("{errno} from {step}")),

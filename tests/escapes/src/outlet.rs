@@ -14,11 +14,11 @@ while [ "$(readlink /proc/$inner/ns/net)" = "$(readlink /proc/self/ns/net)" ]; d
 ip link add out type veth peer name way netns $inner
 ip addr add 192.168.77.1/30 dev out
 ip link set out up
-in() { nsenter -t $inner -n "$@"; }
-in ip link set lo up
-in ip addr add 192.168.77.2/30 dev way
-in ip link set way up
-in ip route add default via 192.168.77.1
+inside() { nsenter -t $inner -n "$@"; }
+inside ip link set lo up
+inside ip addr add 192.168.77.2/30 dev way
+inside ip link set way up
+inside ip route add default via 192.168.77.1
 echo 1 > /proc/sys/net/ipv4/ip_forward
 nft add table ip outlet
 nft add chain ip outlet post '{ type nat hook postrouting priority 100; }'

@@ -131,6 +131,19 @@ impl<'a> Stage<'a> {
         Ok(format!("as {own}"))
     }
 
+    /// An attempt that may be carried or come to nothing, but is nobody else's.
+    pub fn itself_or_nothing(&self, attempt: Attempt, who: &Pod) -> Result<String> {
+        let Ok(guest) = self.door.guest_within(Duration::from_secs(3)) else {
+            return self.fruitless(attempt);
+        };
+        let (line, row) = (guest.line()?, guest.row(self.far())?);
+        ensure!(line == attempt.said, "somebody else came");
+        ensure!(row["security"] == "mtls" && row["src"]["identity"] == identity(who).as_str(), "{row}");
+        guest.answer("heard")?;
+        attempt.end()?;
+        Ok(format!("as {}", identity(who)))
+    }
+
     /// An attempt that arrived in plain text, as anybody's from outside the mesh: the far agent knows of no identity.
     pub fn plain(&self, attempt: Attempt, from: IpAddr) -> Result<String> {
         let guest = self.door.guest().with_context(|| attempt.report())?;

@@ -85,21 +85,36 @@ fn another_cgroup_makes_no_difference() {
 }
 
 #[test]
-fn documented_a_privileged_pod_that_leaves_both_its_cgroup_and_its_namespace_is_outside() {
-    let test = "documented_a_privileged_pod_that_leaves_both_its_cgroup_and_its_namespace_is_outside";
+fn documented_a_privileged_pod_is_whom_the_node_lets_it_be() {
+    let test = "documented_a_privileged_pod_is_whom_the_node_lets_it_be";
     stage::document(test, Lab::builder().node("a").node("b"), |stage, table| {
         // It takes write access to the node's cgroups, which only a privileged pod has.
         let outlet = Outlet::dig(&stage.client)?;
         let elsewhere = stage.client.node().cgroup().path().join("system.slice");
-        table.row("documented: what it says then is anybody's, in plain text and without identity", || {
-            let words = ["--cgroup".into(), elsewhere.clone().into_os_string()];
-            let run = |line| outlet.command(&stage.client, line);
-            let attempt = Attempt::dial_saying(stage.door.v4(), "no secret", &words, run)?;
-            stage.plain(attempt, stage.client.v4().into())
-        });
+        table.row(
+            "documented: out of its cgroup and its namespace both, it is in plain text and without identity",
+            || {
+                let words = ["--cgroup".into(), elsewhere.clone().into_os_string()];
+                let run = |line| outlet.command(&stage.client, line);
+                let attempt = Attempt::dial_saying(stage.door.v4(), "no secret", &words, run)?;
+                stage.plain(attempt, stage.client.v4().into())
+            },
+        );
         table.row("documented: one of the two alone gets it nowhere", || {
             let run = |line| outlet.command(&stage.client, line);
             stage.refused(|| Attempt::dial::<&str>(stage.door.v4(), &[], run), "foreign_netns")
+        });
+        table.row("documented: on the host's network, it is the node", || {
+            let run = |line| stage.client.node().command(line);
+            let attempt = Attempt::dial_saying::<&str>(stage.door.v4(), "no secret", &[], run)?;
+            stage.plain(attempt, stage.client.node().v4().into())
+        });
+        table.row("documented: in another captured pod's namespace, it is that pod", || {
+            let enter = format!("--net={}", stage.neighbour.netns_path().display());
+            let run =
+                |line: Vec<_>| stage.client.command(["nsenter".into(), enter.into()].into_iter().chain(line));
+            let attempt = Attempt::dial::<&str>(stage.door.v4(), &[], run)?;
+            stage.carried(attempt, &stage.neighbour)
         });
         Ok(())
     });
