@@ -127,12 +127,8 @@ fn connecting(ctx: &SockOpsContext) {
 fn disown(ctx: &SockOpsContext) {
     let ends = ends(ctx);
     if ends.remote.port == ListenerKey::OUTBOUND {
-        let key = NoteKey {
-            netns_cookie: cookie(ctx),
-            addr: ends.local.addr,
-            port: ends.local.port,
-            reserved: 0,
-        };
+        let key =
+            NoteKey { netns_cookie: cookie(ctx), addr: ends.local.addr, port: ends.local.port, reserved: 0 };
         let _there_was_none = ORIGINALS.remove(key);
     }
 }
