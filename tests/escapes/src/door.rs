@@ -3,14 +3,14 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Agent, Pod, eventually};
 use serde_json::Value;
 
 /// How long a guest may take, and each thing it does.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The listener.
 #[derive(Debug)]
@@ -69,6 +69,17 @@ impl Door {
         stream.set_read_timeout(Some(PATIENCE))?;
         let to = canonical(stream.local_addr()?);
         Ok(Guest { stream, from: canonical(from), to })
+    }
+
+    /// Waits for the guest whose first line this is. Others are late ones, of attempts that were cut off and given up since.
+    pub fn guest_saying(&self, said: &str, deadline: Duration) -> Result<Guest> {
+        let start = Instant::now();
+        loop {
+            let guest = self.guest_within(deadline.saturating_sub(start.elapsed()))?;
+            if guest.line().is_ok_and(|line| line == said) {
+                return Ok(guest);
+            }
+        }
     }
 
     /// Fails if somebody is waiting. To be asked when whoever might have come has ended.

@@ -17,7 +17,7 @@ use lab::{Agent, Capture, Lab, LabBuilder, Pod, eventually};
 use serde_json::Value;
 
 use crate::attempt::{Attempt, SECRET};
-use crate::door::Door;
+use crate::door::{Door, PATIENCE};
 
 /// Where the server listens.
 pub const PORT: u16 = 7000;
@@ -117,8 +117,7 @@ impl<'a> Stage<'a> {
 
     /// An attempt that came through the mesh after all: the far agent takes it for `who`, under mutual TLS.
     pub fn carried(&self, attempt: Attempt, who: &Pod) -> Result<String> {
-        let guest = self.door.guest().with_context(|| attempt.report())?;
-        ensure!(guest.line()? == attempt.said, "somebody else came");
+        let guest = self.door.guest_saying(&attempt.said, PATIENCE).with_context(|| attempt.report())?;
         let row = guest.row(self.far())?;
         let own = identity(who);
         let well =
@@ -133,11 +132,10 @@ impl<'a> Stage<'a> {
 
     /// An attempt that may be carried or come to nothing, but is nobody else's.
     pub fn itself_or_nothing(&self, attempt: Attempt, who: &Pod) -> Result<String> {
-        let Ok(guest) = self.door.guest_within(Duration::from_secs(3)) else {
+        let Ok(guest) = self.door.guest_saying(&attempt.said, Duration::from_secs(3)) else {
             return self.fruitless(attempt);
         };
-        let (line, row) = (guest.line()?, guest.row(self.far())?);
-        ensure!(line == attempt.said, "somebody else came");
+        let row = guest.row(self.far())?;
         ensure!(row["security"] == "mtls" && row["src"]["identity"] == identity(who).as_str(), "{row}");
         guest.answer("heard")?;
         attempt.end()?;
@@ -146,8 +144,7 @@ impl<'a> Stage<'a> {
 
     /// An attempt that arrived in plain text, as anybody's from outside the mesh: the far agent knows of no identity.
     pub fn plain(&self, attempt: Attempt, from: IpAddr) -> Result<String> {
-        let guest = self.door.guest().with_context(|| attempt.report())?;
-        ensure!(guest.line()? == attempt.said, "somebody else came");
+        let guest = self.door.guest_saying(&attempt.said, PATIENCE).with_context(|| attempt.report())?;
         let row = guest.row(self.far())?;
         ensure!(row["security"] == "plaintext" && row["src"]["identity"] == Value::Null, "{row}");
         ensure!(guest.from.ip() == from, "from {}", guest.from);
@@ -169,9 +166,11 @@ impl<'a> Stage<'a> {
 
     /// An attempt that comes to nothing, whatever it is told, and that nobody hears of.
     pub fn fruitless(&self, attempt: Attempt) -> Result<String> {
-        let said = attempt.gets_nothing()?;
-        self.door.nobody()?;
-        Ok(said)
+        let said = attempt.said.clone();
+        let end = attempt.gets_nothing()?;
+        let heard = self.door.guest_saying(&said, Duration::ZERO);
+        ensure!(heard.is_err(), "the server heard it");
+        Ok(end)
     }
 
     /// A command in the client's namespace by a root of that pod (`ip`, `nft`, `tc`).
