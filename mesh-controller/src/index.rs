@@ -48,6 +48,8 @@ pub struct Index {
     slices: BTreeMap<SliceName, SliceFact>,
     /// Which Service a slice belongs to, by the slice's name.
     slice_owner: HashMap<ObjectName, Arc<str>>,
+    /// The handler of each RuntimeClass.
+    runtime_classes: HashMap<Arc<str>, Arc<str>>,
     captures: Captures,
 
     dirty_workloads: BTreeSet<Uid>,
@@ -112,6 +114,12 @@ impl Index {
                 let key = (slice.namespace.clone(), slice.service.clone(), slice.name.clone());
                 self.slices.insert(key, slice);
             }
+            Fact::RuntimeClass(class) => {
+                let old = self.runtime_classes.insert(class.name.clone(), class.handler.clone());
+                if old.as_ref() != Some(&class.handler) {
+                    self.touch_pods_under(&class.name);
+                }
+            }
         }
     }
 
@@ -134,6 +142,10 @@ impl Index {
                 self.dirty_services.insert(name);
             }
             Kind::EndpointSlice => self.remove_slice(&name),
+            Kind::RuntimeClass => {
+                self.runtime_classes.remove(&key.name);
+                self.touch_pods_under(&key.name);
+            }
         }
     }
 
@@ -155,6 +167,12 @@ impl Index {
 
     fn touch_pods_of(&mut self, namespace: &Arc<str>) {
         let uids: Vec<_> = in_namespace(&self.pods, namespace).map(|(_, pod)| pod.uid.clone()).collect();
+        self.dirty_workloads.extend(uids);
+    }
+
+    fn touch_pods_under(&mut self, class: &Arc<str>) {
+        let under = |pod: &&PodFact| pod.runtime_class.as_ref() == Some(class);
+        let uids: Vec<_> = self.pods.values().filter(under).map(|pod| pod.uid.clone()).collect();
         self.dirty_workloads.extend(uids);
     }
 

@@ -24,6 +24,11 @@ macro_rules! reasons {
             pub fn as_str(self) -> &'static str {
                 match self { $(Reason::$name => $word,)+ }
             }
+
+            /// The reason of a word.
+            pub fn of_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Reason::$name),)+ _ => None }
+            }
         }
     };
 }
@@ -43,6 +48,14 @@ reasons! {
     NoAddress = "no_address",
     /// The pod shares the host's network and cannot be captured.
     HostNetwork = "host_network",
+    /// The pod has an Istio sidecar, which takes its connections already.
+    IstioSidecar = "istio_sidecar",
+    /// The pod has a Linkerd sidecar, likewise.
+    LinkerdSidecar = "linkerd_sidecar",
+    /// Istio's ambient mode redirects the pod's connections already.
+    IstioAmbient = "istio_ambient",
+    /// The pod runs in a sandbox with a network stack of its own (gVisor, Kata): there are no sockets to capture.
+    SandboxedRuntime = "sandboxed_runtime",
     /// A kernel hook or a listener of the pod's could not be put in place.
     CaptureFailed = "capture_failed",
     /// A pod that nobody has classified yet.

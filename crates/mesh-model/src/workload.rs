@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Identity;
+use crate::{Identity, Reason};
 
 /// A Pod's UID as Kubernetes writes it (for a static pod: the one its cgroup carries).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,8 +32,10 @@ pub struct Workload {
     pub identity: Identity,
     /// The pod's own addresses; empty before the sandbox has one, once it has finished, and on the host's network.
     pub addresses: Vec<IpAddr>,
-    /// The operator wants this pod in the mesh (labels of namespace and pod).
+    /// The operator wants this pod in the mesh (labels of namespace and pod), and it can be.
     pub enrolled: bool,
+    /// Why the pod is left alone although the operator wants it in the mesh; never together with `enrolled`.
+    pub left_alone: Option<Reason>,
     /// How its peers may reach it, as last reported by its own agent.
     pub tunnel: Tunnel,
     /// Where in its life the pod is.

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use mesh_model::{
-    Change, Endpoint, IdentityError, Phase, PortMap, Service, ServiceKey, Tunnel, Uid, Workload, World,
+    Change, Endpoint, IdentityError, Phase, PortMap, Reason, Service, ServiceKey, Tunnel, Uid, Workload,
+    World,
 };
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -250,6 +251,7 @@ fn encode_workload(workload: &Workload) -> proto::Workload {
         }
         .into(),
         host_network: workload.host_network,
+        left_alone: workload.left_alone.map(Reason::as_str).unwrap_or_default().into(),
     }
 }
 
@@ -331,6 +333,12 @@ fn decode_workload(name: &Name, message: proto::Workload) -> Result<Workload, Re
             return Err(read.error("phase", format!("{}, unknown", message.phase)));
         }
     };
+    let left_alone = match message.left_alone.as_str() {
+        "" => None,
+        word => Some(
+            Reason::of_word(word).ok_or_else(|| read.error("left_alone", format!("{word:?}, unknown")))?,
+        ),
+    };
     Ok(Workload {
         uid,
         namespace: read.text("namespace", &message.namespace)?.into(),
@@ -343,6 +351,7 @@ fn decode_workload(name: &Name, message: proto::Workload) -> Result<Workload, Re
         tunnel,
         phase,
         host_network: message.host_network,
+        left_alone,
     })
 }
 

@@ -223,10 +223,7 @@ impl Entry {
         path: &std::path::Path,
         id: u64,
     ) -> Result<Again, MapFailure> {
-        self.reason = self
-            .workload
-            .as_ref()
-            .and_then(|workload| (workload.host_network && workload.enrolled).then_some(Reason::HostNetwork));
+        self.reason = self.workload.as_ref().and_then(|workload| workload.left_alone);
         match std::mem::replace(&mut self.stage, Stage::Excluded) {
             Stage::Captured(pod) => return self.leave(node, pod, id).map(Some),
             Stage::Leaving { pod, until } => {

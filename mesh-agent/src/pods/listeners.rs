@@ -1,7 +1,8 @@
 //! The agent's listening sockets in a pod's network namespace: three at each of the pod's addresses.
 //!
-//! Bound to the pod's own address (so that `getsockname` of a redirected client is right), reached through `sk_lookup`
-//! alone. Not here: accepting (`capture`).
+//! Bound to the pod's own address and reached through `sk_lookup` alone, which asks for no port: where a program of the pod's
+//! listens at one of the ports already, any other port will do, and a pod cannot keep itself out of the mesh that way.
+//! Not here: accepting (`capture`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -103,9 +104,14 @@ fn listen(at: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     // What is accepted inherits it.
     socket.set_tcp_nodelay(true)?;
-    socket.bind(&at.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    // Two sockets may be bound to one port, and only one of them may listen there: the conflict shows at either call.
+    match socket.bind(&at.into()).and_then(|()| socket.listen(BACKLOG)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && at.port() != 0 => {
+            tracing::warn!(%at, "a program of the pod's listens at a port of the agent's; nobody reaches it there now");
+            listen(SocketAddr::new(at.ip(), 0))
+        }
+        listening => listening.map(|()| socket.into()),
+    }
 }
 
 /// The addresses that a namespace has, link-local and loopback ones left out; at most one of each family. Used while

@@ -14,9 +14,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mesh_model::IdentityError;
 
+mod left_alone;
 mod pod;
 mod service;
 mod slice;
@@ -24,6 +26,7 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
+pub(super) use left_alone::is_sandbox;
 pub use pod::PodFact;
 pub use service::{ServiceFact, ServicePort, Target};
 pub use slice::{PodReference, SliceEndpoint, SliceFact, SlicePort};
@@ -44,6 +47,8 @@ pub enum Fact {
     Service(ServiceFact),
     /// Of an EndpointSlice.
     Slice(SliceFact),
+    /// Of a RuntimeClass.
+    RuntimeClass(RuntimeClassFact),
 }
 
 /// The kinds that give facts.
@@ -57,9 +62,11 @@ pub enum Kind {
     Service,
     /// EndpointSlice.
     EndpointSlice,
+    /// RuntimeClass.
+    RuntimeClass,
 }
 
-/// What an object is known by. A Namespace has an empty namespace.
+/// What an object is known by. A Namespace and a RuntimeClass have an empty namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Its kind.
@@ -77,6 +84,15 @@ pub struct NamespaceFact {
     pub name: Arc<str>,
     /// What its label says; `None` without one.
     pub capture: Option<bool>,
+}
+
+/// A RuntimeClass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeClassFact {
+    /// Its name, which is what pods say.
+    pub name: Arc<str>,
+    /// What the container runtime calls it.
+    pub handler: Arc<str>,
 }
 
 /// Why an object gives no fact. The object is named by whoever reads the file.
@@ -111,6 +127,7 @@ impl Fact {
             Self::Pod(fact) => (Kind::Pod, fact.namespace.clone(), fact.name.clone()),
             Self::Service(fact) => (Kind::Service, fact.key.namespace.clone(), fact.key.name.clone()),
             Self::Slice(fact) => (Kind::EndpointSlice, fact.namespace.clone(), fact.name.clone()),
+            Self::RuntimeClass(fact) => (Kind::RuntimeClass, "".into(), fact.name.clone()),
         };
         Key { kind, namespace, name }
     }
@@ -124,6 +141,13 @@ impl NamespaceFact {
     }
 }
 
+impl RuntimeClassFact {
+    /// Reads a RuntimeClass.
+    pub fn new(class: &RuntimeClass) -> Result<Self, FactError> {
+        Ok(Self { name: name(&class.metadata)?, handler: class.handler.as_str().into() })
+    }
+}
+
 impl Kind {
     /// As it is written in an object.
     pub fn as_str(self) -> &'static str {
@@ -132,6 +156,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::RuntimeClass => "RuntimeClass",
         }
     }
 }

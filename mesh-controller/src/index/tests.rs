@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mesh_model::{Change, Phase, Service, ServiceKey, Tunnel, Uid, Workload};
+use mesh_model::{Change, Phase, Reason, Service, ServiceKey, Tunnel, Uid, Workload};
 
 use super::facts::{Fact, Key, Kind};
 use super::{Captures, Index, Report, ReportError};
 use crate::watch::facts_of;
+
+mod left_alone;
 
 /// An index and the world that its changes have made.
 #[derive(Default)]
@@ -134,6 +136,8 @@ fn pods_on_the_hosts_network_and_finished_ones_are_never_enrolled_and_own_no_add
         assert!(!workload.enrolled && workload.addresses.is_empty(), "{workload:?}");
     }
     assert!(world.workload("u1").host_network);
+    assert_eq!(world.workload("u1").left_alone, Some(Reason::HostNetwork));
+    assert_eq!(world.workload("u2").left_alone, None);
     assert_eq!(world.workload("u2").phase, Phase::Finished);
 }
 

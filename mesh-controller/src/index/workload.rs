@@ -1,14 +1,16 @@
 //! A Pod, its Namespace's label and its agent's word make a workload.
 
-use mesh_model::{Phase, Tunnel, Uid, Workload};
+use mesh_model::{Phase, Reason, Tunnel, Uid, Workload};
 
-use super::facts::PodFact;
+use super::facts::{PodFact, is_sandbox};
 use super::{Index, Word};
 
 impl Index {
     pub(super) fn make_workload(&self, uid: &Uid) -> Option<Workload> {
         let pod = self.pod_of(uid)?;
-        let enrolled = self.is_enrolled(pod);
+        let wanted = self.is_wanted(pod);
+        let left_alone = self.left_alone(pod).filter(|_| wanted);
+        let enrolled = wanted && left_alone.is_none();
         let owns_addresses = !pod.host_network && pod.phase != Phase::Finished;
         Some(Workload {
             uid: uid.clone(),
@@ -19,6 +21,7 @@ impl Index {
             identity: pod.identity.clone(),
             addresses: if owns_addresses { pod.addresses.clone() } else { Vec::new() },
             enrolled,
+            left_alone,
             tunnel: tunnel(pod, enrolled, self.captures.word(uid, &pod.node)),
             phase: pod.phase,
             host_network: pod.host_network,
@@ -27,16 +30,28 @@ impl Index {
 
     /// What the pod says of itself decides, before what its namespace says of all. Of two things that it says of
     /// itself the label: who asked for capture must not get plaintext out ([`Self::has_two_agents`] complains).
-    pub(super) fn is_enrolled(&self, pod: &PodFact) -> bool {
+    fn is_wanted(&self, pod: &PodFact) -> bool {
         let namespace = self.namespaces.get(&pod.namespace).and_then(|namespace| namespace.capture);
         let elsewhere = pod.foreign.then_some(false);
-        let wanted = pod.capture.or(elsewhere).or(namespace).unwrap_or(false);
-        wanted && !pod.host_network && pod.phase != Phase::Finished
+        pod.capture.or(elsewhere).or(namespace).unwrap_or(false) && pod.phase != Phase::Finished
+    }
+
+    /// Why a pod cannot be captured, or must not be.
+    fn left_alone(&self, pod: &PodFact) -> Option<Reason> {
+        if pod.host_network {
+            return Some(Reason::HostNetwork);
+        }
+        let class = pod.runtime_class.as_ref();
+        let handler = class.and_then(|class| self.runtime_classes.get(class));
+        if class.into_iter().chain(handler).any(|name| is_sandbox(name)) {
+            return Some(Reason::SandboxedRuntime);
+        }
+        pod.other_mesh
     }
 
     /// Its own label asks for Weft's agent, its annotation says that it has another mesh's.
     pub(super) fn has_two_agents(&self, pod: &PodFact) -> bool {
-        pod.foreign && self.is_enrolled(pod)
+        pod.foreign && self.is_wanted(pod) && self.left_alone(pod).is_none()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mesh_model::{Identity, Uid};
+use mesh_model::{Change, Identity, Reason, Uid};
 use mesh_telemetry::api::{AgentRow, FileRow};
 use mesh_xds::Version;
 use mesh_xds::delta::{Published, Session};
@@ -36,6 +36,8 @@ struct State {
     last_stream: u64,
     /// Agents that want to let go of a workload.
     leaving: Vec<Leaving>,
+    /// Labelled pods that are left alone, as the log was told.
+    left_alone: BTreeMap<Uid, Reason>,
     files: Vec<FileRow>,
     problems: Vec<String>,
 }
@@ -85,6 +87,7 @@ impl Hub {
             streams: BTreeMap::new(),
             last_stream: 0,
             leaving: Vec::new(),
+            left_alone: BTreeMap::new(),
             files: Vec::new(),
             problems: Vec::new(),
         };
@@ -129,6 +132,7 @@ impl Hub {
     /// Publishes what the index has to say, and wakes the streams if that is something.
     fn publish(&self, state: &mut State) {
         let changes = state.index.flush();
+        tell_left_alone(&mut state.left_alone, &changes);
         state.published.apply(changes);
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.workloads.set(gauge(state.index.workload_count()));
@@ -266,6 +270,24 @@ impl Drop for Place {
         // One agent fewer to wait for.
         release(&mut state);
         self.hub.metrics.agents_connected.set(i64::try_from(state.streams.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Says once of each labelled pod that it is left alone, and why.
+fn tell_left_alone(told: &mut BTreeMap<Uid, Reason>, changes: &[Change]) {
+    for change in changes {
+        match change {
+            Change::Workload(workload) => match workload.left_alone {
+                Some(reason) if told.insert(workload.uid.clone(), reason) != Some(reason) => {
+                    let (namespace, name) = (&workload.namespace, &workload.name);
+                    tracing::warn!(%namespace, %name, %reason, "a labelled pod is not captured");
+                }
+                Some(_) => {}
+                None => drop(told.remove(&workload.uid)),
+            },
+            Change::WorkloadRemoved(uid) => drop(told.remove(uid)),
+            Change::Service(_) | Change::ServiceRemoved(_) => {}
+        }
     }
 }
 

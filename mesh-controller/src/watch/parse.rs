@@ -7,13 +7,16 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::node::v1::RuntimeClass;
 use mesh_model::TrustDomain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_saphyr::{DefaultMessageFormatter, MessageFormatter as _, Spanned};
 
-use crate::index::facts::{Fact, FactError, NamespaceFact, PodFact, ServiceFact, SliceFact};
+use crate::index::facts::{
+    Fact, FactError, NamespaceFact, PodFact, RuntimeClassFact, ServiceFact, SliceFact,
+};
 
 /// Scalars, sequences and mappings in one document: a List of some ten thousand pods.
 const NODES: usize = 5_000_000;
@@ -235,6 +238,9 @@ impl Source<'_> {
             }
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 SliceFact::new(&self.read::<EndpointSlice>()?).map(|slice| slice.map(Fact::Slice))
+            }
+            ("node.k8s.io/v1", "RuntimeClass") => {
+                RuntimeClassFact::new(&self.read::<RuntimeClass>()?).map(Fact::RuntimeClass).map(Some)
             }
             ("v1", "Node") => self.read::<Node>().map(|_| Ok(None))?,
             ("v1", "ServiceAccount") => self.read::<ServiceAccount>().map(|_| Ok(None))?,

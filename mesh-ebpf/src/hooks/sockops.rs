@@ -88,10 +88,10 @@ fn delivery_key(agent: Endpoint16, application: Endpoint16) -> DeliveryKey {
 
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
-    let Some(stored) = storage(ctx) else { return };
+    let ends = ends(ctx);
+    let Some(stored) = storage(ctx) else { return disown(ctx, &ends) };
     // SAFETY: not null; the storage is of the socket that this callback is about, which is locked.
     let note = unsafe { *stored };
-    let ends = ends(ctx);
     let value = Endpoint16 { addr: note.addr, port: note.port };
     let filed = match note.kind {
         SockNote::DIALLED => {
@@ -118,6 +118,21 @@ fn connecting(ctx: &SockOpsContext) {
         }
         refused(Refusal::MapFull);
         warn!(ctx, "a note could not be filed: its map is full");
+    }
+}
+
+/// A connection that was not redirected inherits no note: who dials a capture port from a source port of an earlier
+/// connection gets nowhere.
+#[inline(always)]
+fn disown(ctx: &SockOpsContext, ends: &Ends) {
+    if CapturePorts::holds(ends.remote.port) {
+        let key = NoteKey {
+            netns_cookie: cookie(ctx),
+            addr: ends.local.addr,
+            port: ends.local.port,
+            capture_port: ends.remote.port,
+        };
+        let _there_was_none = ORIGINALS.remove(key);
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct PodObject<'a> {
     pub(crate) uid: &'a str,
     pub(crate) node: &'a str,
     pub(crate) service_account: &'a str,
+    /// `runtimeClassName`; empty for none.
+    pub(crate) runtime_class: &'a str,
     pub(crate) labels: &'a Words,
     pub(crate) annotations: &'a Words,
     pub(crate) addresses: &'a [IpAddr],
@@ -52,9 +54,13 @@ pub(crate) fn pod(pod: &PodObject<'_>) -> String {
     }
     map(&mut text, 2, "labels", pod.labels);
     map(&mut text, 2, "annotations", pod.annotations);
+    let runtime = match pod.runtime_class {
+        "" => String::new(),
+        class => format!("  runtimeClassName: {}\n", quote(class)),
+    };
     let _ = writeln!(
         text,
-        "spec:\n  nodeName: {}\n  serviceAccountName: {}\n  containers:\n    - name: main\n      image: lab\nstatus:\n  \
+        "spec:\n  nodeName: {}\n  serviceAccountName: {}\n{runtime}  containers:\n    - name: main\n      image: lab\nstatus:\n  \
          phase: {}",
         quote(pod.node),
         quote(pod.service_account),

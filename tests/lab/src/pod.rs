@@ -307,6 +307,7 @@ impl Pod {
             uid: &self.uid,
             node: self.node.name(),
             service_account: &self.spec.service_account,
+            runtime_class: &self.spec.runtime_class,
             labels: &status.labels,
             annotations: &status.annotations,
             addresses: &self.addresses(),

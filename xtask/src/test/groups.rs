@@ -40,6 +40,12 @@ pub(super) const GROUPS: &[Group] = &[
         privileged: true,
     },
     Group {
+        name: "escapes",
+        about: "programs in captured pods that try to go around the mesh, or to be somebody else",
+        packages: &["escapes"],
+        privileged: true,
+    },
+    Group {
         name: "hostile",
         about: "peers on the wire that are not Weft: foreign ones that it must get on with",
         packages: &["foreign"],

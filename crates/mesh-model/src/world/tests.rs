@@ -13,6 +13,7 @@ pub(crate) fn workload(name: &str, address: &str, tunnel: Tunnel) -> Workload {
         identity: "spiffe://cluster.local/ns/shop/sa/default".parse::<Identity>().unwrap(),
         addresses: vec![address.parse().unwrap()],
         enrolled: true,
+        left_alone: None,
         tunnel,
         phase: Phase::Running,
         host_network: false,

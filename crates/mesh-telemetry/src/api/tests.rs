@@ -154,6 +154,7 @@ fn a_workload_and_a_service_become_rows() {
         identity: identity("web"),
         addresses: vec!["10.0.1.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         enrolled: true,
+        left_alone: None,
         tunnel: Tunnel::Hbone,
         phase: Phase::Running,
         host_network: false,

@@ -33,6 +33,7 @@ fn workload(number: u64, revision: u64) -> Workload {
         identity: mesh_model::Identity::new(domain, "default", "web").unwrap(),
         addresses: vec![[10, 0, (revision % 3) as u8, number as u8].into()],
         enrolled: revision.is_multiple_of(2),
+        left_alone: None,
         tunnel: [Tunnel::None, Tunnel::Hbone, Tunnel::Withdrawn][(revision % 3) as usize],
         phase: Phase::Running,
         host_network: false,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mesh_model::{
-    Endpoint, Identity, Phase, PortMap, Service, ServiceKey, TrustDomain, Tunnel, Uid, Workload,
+    Endpoint, Identity, Phase, PortMap, Reason, Service, ServiceKey, TrustDomain, Tunnel, Uid, Workload,
 };
 use prost::Message as _;
 
@@ -19,6 +19,7 @@ fn workload() -> Workload {
         identity: Identity::new(TrustDomain::new("cluster.local").unwrap(), "shop", "web").unwrap(),
         addresses: vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
         enrolled: true,
+        left_alone: None,
         tunnel: Tunnel::Hbone,
         phase: Phase::Terminating,
         host_network: false,
@@ -61,6 +62,9 @@ fn a_resource_comes_back_from_the_wire_as_it_went() {
         host_network: true,
         ..workload()
     }));
+    for reason in [Reason::IstioSidecar, Reason::SandboxedRuntime] {
+        all.push(Resource::Workload(Workload { enrolled: false, left_alone: Some(reason), ..workload() }));
+    }
     for resource in all {
         let encoded = resource.encode();
         assert_eq!(Resource::decode(&resource.name(), &encoded.body).unwrap(), resource);
@@ -82,6 +86,7 @@ fn every_field_is_part_of_the_version() {
         Workload { identity: Identity::new(other, "shop", "web").unwrap(), ..workload() },
         Workload { addresses: Vec::new(), ..workload() },
         Workload { enrolled: false, ..workload() },
+        Workload { enrolled: false, left_alone: Some(Reason::IstioSidecar), ..workload() },
         Workload { tunnel: Tunnel::Withdrawn, ..workload() },
         Workload { phase: Phase::Finished, ..workload() },
         Workload { host_network: true, ..workload() },
@@ -108,6 +113,7 @@ fn a_bad_workload_is_refused_by_name_and_field() {
         ("tunnel", |w| w.tunnel = 99),
         ("phase", |w| w.phase = 0),
         ("phase", |w| w.phase = -1),
+        ("left_alone", |w| w.left_alone = "because".into()),
     ];
     let resource = Resource::Workload(workload());
     for (field, edit) in cases {

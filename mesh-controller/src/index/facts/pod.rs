@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mesh_model::{Identity, Phase, TrustDomain, Uid};
+use mesh_model::{Identity, Phase, Reason, TrustDomain, Uid};
 
+use super::left_alone::other_mesh;
 use super::{FactError, TUNNEL_ANNOTATION, address, bad, capture, is_tcp, kubernetes_name, name, namespace};
 
 /// On a static pod's mirror: the UID that kubelet uses on the node, and so the one its cgroup carries.
@@ -36,6 +37,10 @@ pub struct PodFact {
     pub capture: Option<bool>,
     /// Served by another mesh's agent.
     pub foreign: bool,
+    /// Served by another mesh within the pod, or by its redirection.
+    pub other_mesh: Option<Reason>,
+    /// The RuntimeClass that it runs under; `None` for the runtime's default.
+    pub runtime_class: Option<Arc<str>>,
     /// Shares the host's network.
     pub host_network: bool,
     /// Where in its life it is.
@@ -71,6 +76,11 @@ impl PodFact {
             addresses: addresses(status)?,
             capture: capture(meta)?,
             foreign: foreign(meta)?,
+            other_mesh: other_mesh(meta, spec),
+            runtime_class: match spec.runtime_class_name.as_deref() {
+                None | Some("") => None,
+                Some(class) => Some(kubernetes_name("spec.runtimeClassName", class)?),
+            },
             host_network: spec.host_network.unwrap_or(false),
             ready: ready(status, phase),
             phase,

@@ -20,6 +20,7 @@ pub(crate) struct PodSpec {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) service_account: String,
+    pub(crate) runtime_class: String,
     pub(crate) labels: Words,
     pub(crate) annotations: Words,
     pub(crate) qos: Qos,
@@ -56,6 +57,7 @@ impl PodBuilder {
             namespace: String::new(),
             name: String::new(),
             service_account: "default".into(),
+            runtime_class: String::new(),
             labels: Words::new(),
             annotations: Words::new(),
             qos: Qos::default(),
@@ -77,6 +79,13 @@ impl PodBuilder {
     #[must_use]
     pub fn service_account(mut self, name: &str) -> Self {
         self.spec.service_account = name.to_owned();
+        self
+    }
+
+    /// The RuntimeClass that its object names; what runs it stays the same.
+    #[must_use]
+    pub fn runtime_class(mut self, name: &str) -> Self {
+        self.spec.runtime_class = name.to_owned();
         self
     }
 
@@ -145,6 +154,7 @@ impl PodBuilder {
             uid: &pod.uid,
             node: pod.node.name(),
             service_account: &pod.spec.service_account,
+            runtime_class: &pod.spec.runtime_class,
             labels: &pod.spec.labels,
             annotations: &pod.spec.annotations,
             addresses: &[],

@@ -1,0 +1,163 @@
+//! Crafted packets gain no identity, and by themselves no connection.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use escapes::attempt::{self, run_way};
+use escapes::stage::{self, Stage};
+use lab::Lab;
+use serde_json::Value;
+
+/// One crafted handshake from the client, from this address and port.
+fn craft(stage: &Stage<'_>, from: SocketAddr, to: SocketAddr, more: &[&str]) -> Result<Value> {
+    let (from, to) = (from.to_string(), to.to_string());
+    let mut words = vec!["raw", "--from", &from, "--to", &to, "--say", "no secret"];
+    words.extend(more);
+    run_way(&stage.client, &words)
+}
+
+/// It was heard by nobody, and no agent ever took it for a connection.
+fn nowhere(stage: &Stage<'_>, said: &Value) -> Result<String> {
+    ensure!(said["heard"] == "", "{said}");
+    stage.door.nobody()?;
+    for agent in stage.lab.agents() {
+        let rows = agent.connections()?;
+        ensure!(rows.is_empty(), "the agent on {}: {rows:?}", agent.node());
+    }
+    Ok(match (&said["accepted"], &said["reset"]) {
+        (Value::Bool(true), _) => "its SYN was answered, the rest reset".to_owned(),
+        (_, Value::Bool(true)) => "reset".to_owned(),
+        _ => "no answer".to_owned(),
+    })
+}
+
+#[test]
+fn crafted_packets_make_no_connection() {
+    // On the wire between the nodes there are the SYNs that were crafted, so the wire is not judged here.
+    stage::document(
+        "crafted_packets_make_no_connection",
+        Lab::builder().node("a").node("b"),
+        |stage, table| {
+            let own = |port| SocketAddr::new(stage.client.v4().into(), port);
+            let link: &[&str] = &["--device", "eth0"];
+            let mut port = 30_000;
+            for (way, more) in [("a raw socket", &[] as &[&str]), ("a packet socket", link)] {
+                let sources: [(&str, IpAddr); 4] = [
+                    ("its own address", stage.client.v4().into()),
+                    ("a captured neighbour's", stage.neighbour.v4().into()),
+                    ("that of a pod outside the mesh", stage.stranger.v4().into()),
+                    ("the destination's own", stage.server.v4().into()),
+                ];
+                for (name, source) in sources {
+                    port += 1;
+                    table.row(&format!("{way}, a captured peer on another node, from {name}"), || {
+                        nowhere(stage, &craft(stage, SocketAddr::new(source, port), stage.door.v4(), more)?)
+                    });
+                }
+                for (name, source) in [
+                    ("its own address", stage.client.v6().into()),
+                    ("the destination's own", stage.server.v6().into()),
+                ] {
+                    port += 1;
+                    let source: IpAddr = source;
+                    table.row(&format!("{way}, IPv6, from {name}"), || {
+                        nowhere(stage, &craft(stage, SocketAddr::new(source, port), stage.door.v6(), more)?)
+                    });
+                }
+                for agents in [15001, 15006, 15008] {
+                    port += 1;
+                    table.row(&format!("{way}, the agent's {agents} of a captured peer"), || {
+                        let to = SocketAddr::new(stage.server.v4().into(), agents);
+                        nowhere(stage, &craft(stage, own(port), to, more)?)
+                    });
+                }
+            }
+            for agents in [15001, 15006, 15008, stage::PORT] {
+                port += 1;
+                table.row(&format!("a raw socket, {agents} at the pod's own address, from loopback"), || {
+                    let from = SocketAddr::new([127, 0, 0, 1].into(), port);
+                    nowhere(stage, &craft(stage, from, own(agents), &[])?)
+                });
+            }
+            table.row("beside all this the mesh goes on", || {
+                let attempt = escapes::Attempt::from_pod::<&str>(&stage.client, stage.door.v4(), &[])?;
+                stage.carried(attempt, &stage.client)
+            });
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn documented_crafted_packets_and_other_protocols_pass_without_an_identity() {
+    let test = "documented_crafted_packets_and_other_protocols_pass_without_an_identity";
+    stage::document(test, Lab::builder().node("a").node("b"), |stage, table| {
+        let own = SocketAddr::new(stage.client.v4().into(), 31_000);
+        let neighbour = SocketAddr::new(stage.neighbour.v4().into(), 31_001);
+        table.row(
+            "documented: a SYN with a neighbour's source leaves the node (the guard on the veth is to come)",
+            || {
+                let wire = stage.lab.capture_wire("b")?;
+                let said = craft(stage, neighbour, stage.door.v4(), &[])?;
+                nowhere(stage, &said)?;
+                let pcap = wire.stop()?;
+                let syns =
+                    pcap.segments().iter().filter(|segment| segment.is_syn() && segment.src == neighbour);
+                let syns = syns.count();
+                ensure!(syns > 0, "it did not leave the node");
+                Ok(format!("{syns} on the wire; the neighbour's own kernel resets the answer"))
+            },
+        );
+        table.row(
+            "documented: with NET_ADMIN, resets held back, a raw handshake is plain text from nobody",
+            || {
+                stage.sh(
+                "nft add table ip mute; nft add chain ip mute out '{ type filter hook output priority 0; }'; \
+                 nft add rule ip mute out tcp sport 31000 tcp flags rst drop",
+            )?;
+                let words = ["raw", "--from", &own.to_string(), "--to", &stage.door.v4().to_string()];
+                let words = [words.as_slice(), &["--say", "no secret", "--timeout-ms", "5000"]].concat();
+                let line = std::iter::once(attempt::program()?.into())
+                    .chain(words.iter().map(std::ffi::OsString::from));
+                let process = stage.client.spawn(line)?;
+                let guest = stage.door.guest().map_err(|error| error.context(process.failure_report()))?;
+                ensure!(guest.line()? == "no secret", "somebody else came");
+                let row = guest.row(stage.far())?;
+                let plain = row["security"] == "plaintext" && row["src"]["identity"] == Value::Null;
+                ensure!(plain && guest.from == own, "{row}");
+                stage.sh("nft delete table ip mute")?;
+                Ok("security plaintext, identity null".to_owned())
+            },
+        );
+        table.row("documented: UDP is not tunnelled", || {
+            let wire = stage.lab.capture_wire("b")?;
+            let (from, to) = (stage.client.v4().to_string(), SocketAddr::new(stage.server.v4().into(), 9999));
+            let words =
+                ["datagram", "--from", &from, "--to", &to.to_string(), "--say", "a datagram of no secret"];
+            run_way(&stage.client, &words)?;
+            let read = wire.stop()?.count_plaintext(b"a datagram of no secret");
+            ensure!(read > 0, "it was not on the wire");
+            Ok(format!("{read} bytes can be read"))
+        });
+        let probe = escapes::Attempt::openly(
+            &stage.client,
+            stage.door.v4(),
+            &["--how", "sctp", "--timeout-ms", "1000"],
+        )?;
+        let end = probe.end()?;
+        match end.errno.as_deref() {
+            Some(errno) if end.failed.as_deref() == Some("socket") => {
+                table.skip(
+                    "documented: SCTP is not tunnelled",
+                    &format!("SKIPPED: this kernel has none ({errno})"),
+                );
+            }
+            _ => table.row("documented: SCTP is not tunnelled", || {
+                stage.door.nobody()?;
+                Ok("it is not taken for TCP".to_owned())
+            }),
+        }
+        Ok(())
+    });
+}
