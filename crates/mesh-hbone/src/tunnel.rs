@@ -9,13 +9,16 @@
 //! - Bytes that a source gave out count against the peer's window until `release`.
 //! - A half that is dropped before its end resets the tunnel, when the other half is gone too.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
+use tokio::time::Sleep;
 
+use crate::config::ANSWER_TIMEOUT;
 use crate::pool::Lease;
 use crate::{RecvError, SendError};
 
@@ -85,8 +88,8 @@ pub struct RecvHalf {
 }
 
 enum RecvState {
-    /// The peer has not answered the CONNECT.
-    Awaiting(ResponseFuture),
+    /// The peer has not answered the CONNECT, and may take so long.
+    Awaiting(ResponseFuture, Pin<Box<Sleep>>),
     Open(RecvStream),
     /// The peer refused, or the error was told.
     Over,
@@ -98,7 +101,10 @@ impl Tunnel {
         let lease = Some(Arc::new(lease));
         Self {
             send: SendHalf { stream: Some(stream), ended: false, _lease: lease.clone() },
-            recv: RecvHalf { state: RecvState::Awaiting(response), _lease: lease },
+            recv: RecvHalf {
+                state: RecvState::Awaiting(response, Box::pin(tokio::time::sleep(ANSWER_TIMEOUT))),
+                _lease: lease,
+            },
         }
     }
 
@@ -131,10 +137,17 @@ impl Duplex for Tunnel {
 impl RecvHalf {
     /// Ready when the peer has answered.
     pub fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecvError>> {
-        let RecvState::Awaiting(response) = &mut self.state else {
+        let RecvState::Awaiting(response, patience) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
-        let answer = ready!(std::pin::Pin::new(response).poll(cx));
+        let answer = match Pin::new(response).poll(cx) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                ready!(patience.as_mut().poll(cx));
+                self.state = RecvState::Over;
+                return Poll::Ready(Err(RecvError::unanswered()));
+            }
+        };
         self.state = RecvState::Over;
         let response = answer?;
         if !response.status().is_success() {
@@ -149,7 +162,7 @@ impl Source for RecvHalf {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RecvError>>> {
         loop {
             match &mut self.state {
-                RecvState::Awaiting(_) => {
+                RecvState::Awaiting(..) => {
                     if let Err(error) = ready!(self.poll_response(cx)) {
                         return Poll::Ready(Some(Err(error)));
                     }
