@@ -8,6 +8,8 @@
 //! An `Open` that is dropped takes its row along, whatever happened to its task. Bytes of running connections are moved
 //! into the counters when metrics are asked for, so a long transfer shows while it runs.
 
+mod told;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +20,7 @@ use mesh_telemetry::api::{ConnectionPath, ConnectionRow, DestinationEnd, Directi
 
 use crate::metrics::{Metrics, Pair, PairKey};
 use crate::relay::Meter;
+use told::Told;
 
 /// One end of a connection.
 #[derive(Clone, Debug)]
@@ -54,6 +57,7 @@ pub struct Connections {
     /// Held for an insert, a removal or a copy of the handles.
     live: Mutex<HashMap<u64, Arc<Live>>>,
     metrics: Metrics,
+    told: Told,
 }
 
 #[derive(Debug)]
@@ -82,7 +86,7 @@ pub struct Open {
 impl Connections {
     /// An empty table that counts into `metrics`.
     pub fn new(metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { next: AtomicU64::new(1), live: Mutex::default(), metrics })
+        Arc::new(Self { next: AtomicU64::new(1), live: Mutex::default(), metrics, told: Told::default() })
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Live>>> {
@@ -100,11 +104,13 @@ impl Connections {
         Open { table: self.clone(), live }
     }
 
-    /// Counts and logs a connection that never began.
+    /// Counts a connection that never began, and logs it unless the log is full of its like.
     pub fn refuse(&self, about: &About, reason: Reason, detail: &dyn std::fmt::Display) {
         self.metrics.failed(PairKey::of(about), reason);
+        let Some(untold) = self.told.tell(reason) else { return };
         tracing::info!(
             reason = reason.as_str(),
+            untold = (untold > 0).then_some(untold),
             source = %about.source.address,
             destination = %about.destination.address,
             direction = about.direction.as_str(),
@@ -120,8 +126,11 @@ impl Connections {
         handles.iter().map(|live| live.row()).collect()
     }
 
-    /// Moves the bytes of running connections into the counters.
+    /// Moves the bytes of running connections into the counters, and what the log has left out into the log.
     pub fn count_bytes(&self) {
+        for (reason, untold) in self.told.rest() {
+            tracing::info!(reason = reason.as_str(), untold, "more connections refused");
+        }
         let handles: Vec<Arc<Live>> = self.live().values().cloned().collect();
         for live in handles {
             live.count_bytes();
