@@ -39,6 +39,12 @@ pub(super) const GROUPS: &[Group] = &[
         packages: &["datapath"],
         privileged: true,
     },
+    Group {
+        name: "hostile",
+        about: "peers that misbehave: a clean error, a bounded cost, and nobody else notices",
+        packages: &["hostile"],
+        privileged: true,
+    },
 ];
 
 /// The groups of these names, each once, in the table's order; all of them for no name. An unknown name is returned.

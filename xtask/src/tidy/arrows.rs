@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 7] = [
     &["mesh-hbone", "mesh-xds"],
     &["mesh-agent", "mesh-controller", "mesh-cli", "mesh-ebpf"],
     &["lab"],
-    &["bench", "datapath", "ebpf-tests", "xtask"],
+    &["bench", "datapath", "ebpf-tests", "hostile", "xtask"],
 ];
 
 /// An end, what it must never link, and why.
