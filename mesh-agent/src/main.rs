@@ -216,6 +216,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         maps: maps.clone(),
         metrics,
         config: mesh_hbone::ServerConfig::default(),
+        handshakes: inbound::Handshakes::default(),
     });
     let pods = pods::spawn(
         PodsConfig {

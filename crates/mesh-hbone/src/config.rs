@@ -85,6 +85,12 @@ pub struct ServerConfig {
     pub ping_timeout: Duration,
     /// For the TLS handshake, and again for the HTTP/2 preface.
     pub handshake_timeout: Duration,
+    /// How long a connection on which no tunnel was ever asked for is kept: a client asks with its first flight. Noticed
+    /// at the next look, up to `ping_interval` later, as the next one is.
+    pub unused_timeout: Duration,
+    /// How long a connection is kept that has no tunnel any more. Longer than clients keep them, so that it is the client
+    /// that closes.
+    pub idle_timeout: Duration,
     /// As [`ClientConfig::tcp_user_timeout`].
     pub tcp_user_timeout: Duration,
     /// As [`ClientConfig::tcp_notsent_lowat`].
@@ -104,6 +110,8 @@ impl Default for ServerConfig {
             ping_interval: client.ping_interval,
             ping_timeout: client.ping_timeout,
             handshake_timeout: client.handshake_timeout,
+            unused_timeout: Duration::from_secs(20),
+            idle_timeout: 4 * client.idle_timeout,
             tcp_user_timeout: client.tcp_user_timeout,
             tcp_notsent_lowat: client.tcp_notsent_lowat,
         }
@@ -123,3 +131,30 @@ pub(crate) const PENDING_RESETS: usize = 2000;
 /// Late frames, over the life of a connection, on streams that this end has forgotten. Each costs an answer of 13
 /// bytes, so that a peer that makes nothing else is cut off, but not a connection that lived for months.
 pub(crate) const LATE_FRAMES: usize = 1 << 20;
+
+/// What a client may send at once of frames that carry nothing (PING, SETTINGS, PRIORITY …), and per second from then on.
+/// A peer that probes for bandwidth sends a PING per round trip at most.
+pub(crate) const EMPTY_FRAMES: Allowance = Allowance { burst: 10_000, per_second: 1000 };
+
+/// The same of WINDOW_UPDATE, beside the one for each [`BYTES_PER_UPDATE`] that it was sent.
+pub(crate) const UPDATES: Allowance = Allowance { burst: 10_000, per_second: 1000 };
+
+/// Less than the smallest DATA frame of use, which some clients answer one by one.
+pub(crate) const BYTES_PER_UPDATE: usize = 32;
+
+/// The same of requests that come to nothing: reset before they were answered, or beyond a bound of the connection. A
+/// client that checks whether ports are open makes many of the first kind.
+pub(crate) const VAIN_REQUESTS: Allowance = Allowance { burst: 5000, per_second: 500 };
+
+/// How long a peer's agent may take to answer a CONNECT: it gives the application 30 s.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How long a client that is cut off may take to read why.
+pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// So many at once, and so many per second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowance {
+    pub(crate) burst: u32,
+    pub(crate) per_second: u32,
+}

@@ -4,7 +4,10 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use mesh_identity::PeerError;
+use mesh_identity::tls::{peer_error_in, tls_error_in};
 use mesh_model::Reason;
+use rustls::{AlertDescription, PeerIncompatible};
 
 /// A cause that several waiters share.
 pub(crate) type Cause = Arc<dyn Error + Send + Sync>;
@@ -69,9 +72,9 @@ pub enum OpenError {
     /// TCP, TLS and the HTTP/2 preface together took too long.
     #[error("the peer's agent did not finish the handshake in time")]
     Timeout,
-    /// The peer's certificate is not of the identity that was asked for.
-    #[error("the peer is not who it should be")]
-    Identity(#[source] Cause),
+    /// The peer's certificate was not accepted.
+    #[error("the peer's agent has shown nothing by which it could be believed")]
+    Peer(#[source] Arc<PeerError>),
     /// The TLS handshake failed otherwise.
     #[error("the TLS handshake with the peer's agent failed")]
     Tls(#[source] Cause),
@@ -95,8 +98,9 @@ impl OpenError {
         match self {
             Self::Dial(error) => error.reason(),
             Self::Timeout => Reason::ConnectTimeout,
-            Self::Identity(_) => Reason::PeerIdentity,
-            Self::Tls(_) | Self::Alpn => Reason::TlsHandshake,
+            Self::Peer(error) => error.reason(),
+            Self::Tls(error) => tls_reason(&**error),
+            Self::Alpn => Reason::Alpn,
             Self::Http(_) => Reason::TunnelBroken,
             Self::Full => Reason::Exhausted,
             Self::Header(_) => Reason::BadRequest,
@@ -104,7 +108,10 @@ impl OpenError {
     }
 
     pub(crate) fn tls(error: io::Error) -> Self {
-        if is_identity(&error) { Self::Identity(Arc::new(error)) } else { Self::Tls(Arc::new(error)) }
+        match peer_error_in(&error) {
+            Some(peer) => Self::Peer(Arc::new(peer)),
+            None => Self::Tls(Arc::new(error)),
+        }
     }
 }
 
@@ -114,9 +121,9 @@ pub enum AcceptError {
     /// The client did not finish in time.
     #[error("the TLS handshake was not finished in time")]
     Timeout,
-    /// The client's certificate is not of an identity that the mesh issues.
-    #[error("the client's certificate is not acceptable")]
-    Identity(#[source] io::Error),
+    /// The client's certificate was not accepted.
+    #[error("the client has shown nothing by which it could be believed")]
+    Peer(#[source] PeerError),
     /// The handshake failed otherwise.
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
@@ -132,14 +139,19 @@ impl AcceptError {
     /// The one word for it.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Timeout | Self::Tls(_) | Self::Alpn => Reason::TlsHandshake,
-            Self::Identity(_) => Reason::PeerIdentity,
+            Self::Timeout => Reason::HandshakeTimeout,
+            Self::Peer(error) => error.reason(),
+            Self::Tls(error) => tls_reason(error),
+            Self::Alpn => Reason::Alpn,
             Self::Socket(_) => Reason::Exhausted,
         }
     }
 
     pub(crate) fn tls(error: io::Error) -> Self {
-        if is_identity(&error) { Self::Identity(error) } else { Self::Tls(error) }
+        match peer_error_in(&error) {
+            Some(peer) => Self::Peer(peer),
+            None => Self::Tls(error),
+        }
     }
 }
 
@@ -152,7 +164,19 @@ pub enum ServeError {
     /// The client is silent and does not answer PING.
     #[error("the client is gone: it does not answer")]
     Silent,
-    /// The connection broke, or the client broke the protocol.
+    /// The client never asked for a tunnel.
+    #[error("the client made a connection and asked for nothing")]
+    Unused,
+    /// The client sent too much of what carries nothing.
+    #[error("the client floods the connection with {0}")]
+    Flood(&'static str),
+    /// The client broke the rules of HTTP/2, or of TLS after the handshake.
+    #[error("the client broke the protocol")]
+    Protocol(#[source] h2::Error),
+    /// The client did what HTTP/2 itself sets a bound to (CONTINUATION, sizes, resets).
+    #[error("the client went beyond a bound of the protocol")]
+    Excess(#[source] h2::Error),
+    /// The connection broke.
     #[error("the HTTP/2 connection failed")]
     Http(#[source] h2::Error),
 }
@@ -161,7 +185,21 @@ impl ServeError {
     /// The one word for it.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Timeout | Self::Silent | Self::Http(_) => Reason::TunnelBroken,
+            Self::Timeout => Reason::HandshakeTimeout,
+            Self::Unused => Reason::Idle,
+            Self::Flood(_) | Self::Excess(_) => Reason::Flood,
+            Self::Protocol(_) => Reason::ProtocolError,
+            Self::Silent | Self::Http(_) => Reason::TunnelBroken,
+        }
+    }
+
+    pub(crate) fn http(error: h2::Error) -> Self {
+        let unreadable = error.get_io().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData);
+        match error.reason() {
+            _ if unreadable => Self::Protocol(error),
+            Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_library() => Self::Excess(error),
+            Some(_) if error.is_library() => Self::Protocol(error),
+            _ => Self::Http(error),
         }
     }
 }
@@ -189,10 +227,20 @@ impl RecvError {
         match self {
             Self::Refused { .. } => Reason::PeerRefused,
             Self::Reset(_) => Reason::Reset,
+            Self::Broken(cause) if cause.is::<Unanswered>() => Reason::NoAnswer,
             Self::Broken(_) => Reason::TunnelBroken,
         }
     }
+
+    pub(crate) fn unanswered() -> Self {
+        Self::Broken(Arc::new(Unanswered))
+    }
 }
+
+/// The peer's agent has the CONNECT and says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer's agent did not answer the CONNECT in time")]
+struct Unanswered;
 
 impl From<h2::Error> for RecvError {
     fn from(error: h2::Error) -> Self {
@@ -243,7 +291,26 @@ impl From<h2::Error> for SendError {
     }
 }
 
-/// Whether a handshake failed because of who the peer is, and not of how it spoke or what it showed.
-fn is_identity(error: &io::Error) -> bool {
-    mesh_identity::tls::peer_error_in(error).is_some_and(|error| error.reason() == Reason::PeerIdentity)
+/// Why a handshake failed that did not fail by a certificate's chain, name or time.
+fn tls_reason(error: &(dyn Error + 'static)) -> Reason {
+    use PeerIncompatible::{
+        ServerDoesNotSupportTls12Or13, ServerTlsVersionIsDisabledByOurConfig,
+        SupportedVersionsExtensionRequired, Tls12NotOffered, Tls12NotOfferedOrEnabled,
+    };
+    match tls_error_in(error) {
+        Some(rustls::Error::PeerIncompatible(
+            ServerDoesNotSupportTls12Or13
+            | ServerTlsVersionIsDisabledByOurConfig
+            | SupportedVersionsExtensionRequired
+            | Tls12NotOffered
+            | Tls12NotOfferedOrEnabled,
+        ))
+        | Some(rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)) => Reason::TlsVersion,
+        Some(
+            rustls::Error::NoApplicationProtocol
+            | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol),
+        ) => Reason::Alpn,
+        Some(rustls::Error::InvalidCertificate(_)) => Reason::BadCertificate,
+        _ => Reason::TlsHandshake,
+    }
 }

@@ -75,7 +75,10 @@ impl ConnectHead {
     /// Reads a CONNECT. The error is the authority that is no address and port.
     pub(crate) fn parse(uri: &Uri, headers: &HeaderMap) -> Result<Self, String> {
         let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-        let authority = authority.parse::<SocketAddr>().map_err(|_| authority.to_owned())?;
+        let authority = match authority.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => address,
+            _ => return Err(authority.to_owned()),
+        };
         let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::to_owned);
         Ok(Self {
             authority: canonical(authority),

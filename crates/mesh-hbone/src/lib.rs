@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Folders: [`Pool`] (client), [`serve_connection`] (server), [`Tunnel`] and its halves, [`TlsStream`] (what stands
-//! between h2 and the socket), `headers` (what a CONNECT says), `keepalive` (who is still there).
+//! between h2 and the socket), `frames` (what a client sends too much of), `headers` (what a CONNECT says), `keepalive` (who is still there).
 //!
 //! Invariants:
 //! - A tunnel ends cleanly only by END_STREAM. A reset, a broken connection, or a connection that the peer closed is an
@@ -24,6 +24,7 @@
 
 mod config;
 mod error;
+mod frames;
 mod headers;
 mod keepalive;
 mod pool;

@@ -1,7 +1,8 @@
 //! The server end: the CONNECTs of one client's agent.
 //!
 //! ```text
-//!  request ─┬─ no CONNECT ───────────────────▶ 405, Handler::rejected(bad_request)
+//!  request ─┬─ reset already ────────────────▶ nothing: neither handler nor application hears of it
+//!           ├─ no CONNECT ───────────────────▶ 405, Handler::rejected(bad_request)
 //!           ├─ authority is no ip:port ──────▶ 400, Handler::rejected(bad_authority)
 //!           └─ InboundRequest ─▶ Handler::connect ─┬─ accept ─▶ 200, Tunnel
 //!                                                  └─ refuse ─▶ status
@@ -9,6 +10,14 @@
 //!
 //! The client's first data may be there before the answer: it waits in the stream's window until the tunnel is accepted,
 //! and goes with it when it is refused.
+//!
+//! A client costs what its tunnels cost and little more, whatever it does:
+//!
+//! ```text
+//!  frames that carry nothing, requests in vain ─ beyond their allowance ─▶ GOAWAY(ENHANCE_YOUR_CALM), flood
+//!  no tunnel ever asked for, or none for long ──────────────────────────▶ GOAWAY, closed
+//!  silent, or reads nothing ─▶ keep-alive, TCP_USER_TIMEOUT ────────────▶ closed
+//! ```
 //!
 //! Invariants: a request that is dropped without an answer is reset; a shutdown refuses what comes later and lets run
 //! what runs. Not here: who may connect where (the handler decides), and the delivery to the application.
@@ -26,10 +35,13 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
 use mesh_model::Reason;
+use tokio::time::{Instant, Sleep};
 
+use crate::frames::{Bucket, Metered, SharedLedger};
 use crate::headers::ConnectHead;
 use crate::keepalive::{KeepAlive, Look};
 use crate::tls::Wire;
+use crate::tunnel::Unanswered;
 use crate::{ServeError, ServerConfig, Shutdown, TlsStream, Tunnel, config};
 
 #[cfg(test)]
@@ -40,7 +52,8 @@ pub trait Handler: Send + Sync {
     /// Answers a CONNECT and lives as long as its tunnel. Spawned as a task of its own.
     fn connect(&self, request: InboundRequest) -> BoxFuture<'static, ()>;
 
-    /// A request that was answered without the handler: `BadRequest` or `BadAuthority`, and what was wrong with it.
+    /// A request that was answered without the handler, and what was wrong with it: `BadRequest`, `BadAuthority`,
+    /// `HeadersTooLarge` or `TooManyStreams`.
     fn rejected(&self, reason: Reason, detail: &str);
 }
 
@@ -50,6 +63,8 @@ pub struct InboundRequest {
     peer: SocketAddr,
     body: RecvStream,
     respond: SendResponse<Bytes>,
+    /// Requests of the connection that the client gave up before they were answered.
+    vain: Arc<AtomicU64>,
 }
 
 impl InboundRequest {
@@ -87,7 +102,7 @@ impl InboundRequest {
     /// Takes the tunnel. The 200 goes out with the first data, in one write, or with [`Sink::open`](crate::Sink::open),
     /// which is to be called soon: a client may wait for it. If the client has given up, the tunnel's halves say so.
     pub fn accept(self) -> Tunnel {
-        Tunnel::accepted(self.respond, self.body)
+        Tunnel::accepted(Unanswered { respond: self.respond, vain: self.vain }, self.body)
     }
 
     /// Answers with a status: 401 or 403 policy, 503 the application cannot be reached. Anything that HTTP does not know
@@ -95,7 +110,9 @@ impl InboundRequest {
     pub fn refuse(mut self, status: u16) {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         // Fails if the client has given up, which is as good.
-        let _ = self.respond.send_response(answer(status), true);
+        if self.respond.send_response(answer(status), true).is_err() {
+            self.vain.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -117,6 +134,7 @@ pub async fn serve_connection(
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     let (wire, reads) = stream.share();
+    let (metered, ledger) = Metered::of_client(wire.clone());
     let mut handshake = h2::server::Builder::new()
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window)
@@ -128,7 +146,7 @@ pub async fn serve_connection(
         .reset_stream_duration(config::RESET_MEMORY)
         .max_pending_accept_reset_streams(config::PENDING_RESETS)
         .max_local_error_reset_streams(Some(config::LATE_FRAMES))
-        .handshake::<_, Bytes>(wire.clone());
+        .handshake::<_, Bytes>(metered);
     let handshake = poll_fn(|cx| {
         let polled = Pin::new(&mut handshake).poll(cx);
         wire.flush_turn(cx);
@@ -137,14 +155,31 @@ pub async fn serve_connection(
     let mut h2 = tokio::time::timeout(config.handshake_timeout, handshake)
         .await
         .map_err(|_| ServeError::Timeout)?
-        .map_err(ServeError::Http)?;
-    let keepalive = KeepAlive::new(h2.ping_pong(), config.ping_interval, config.ping_timeout);
-    let mut driver = Driver { h2, wire, reads, keepalive, peer, handler };
+        .map_err(ServeError::http)?;
+    let mut driver = Driver {
+        keepalive: KeepAlive::new(h2.ping_pong(), config.ping_interval, config.ping_timeout),
+        h2,
+        wire,
+        reads,
+        config,
+        peer,
+        handler,
+        ledger,
+        taken: 0,
+        unseen: 0,
+        running: Arc::default(),
+        vain: Arc::default(),
+        vain_counted: 0,
+        allowance: Bucket::new(config::VAIN_REQUESTS),
+        quiet_since: Instant::now(),
+        quiet_at: 0,
+        stopping: false,
+        ending: None,
+    };
     let mut stop = pin!(shutdown.cancelled());
-    let mut stopping = false;
     poll_fn(|cx| {
-        if !stopping && stop.as_mut().poll(cx).is_ready() {
-            stopping = true;
+        if !driver.stopping && stop.as_mut().poll(cx).is_ready() {
+            driver.stopping = true;
             driver.h2.graceful_shutdown();
         }
         let polled = driver.poll(cx);
@@ -154,32 +189,184 @@ pub async fn serve_connection(
     .await
 }
 
-struct Driver {
-    h2: h2::server::Connection<Wire, Bytes>,
+struct Driver<'a> {
+    h2: h2::server::Connection<Metered<Wire>, Bytes>,
     wire: Wire,
     reads: Arc<AtomicU64>,
     keepalive: KeepAlive,
+    config: &'a ServerConfig,
     peer: SocketAddr,
     handler: Arc<dyn Handler>,
+    ledger: SharedLedger,
+    /// Requests that h2 gave out.
+    taken: u64,
+    /// Requests that h2 answered by itself.
+    unseen: u64,
+    /// Held by each handler that runs.
+    running: Arc<()>,
+    /// See [`InboundRequest`].
+    vain: Arc<AtomicU64>,
+    /// How many of `vain` were taken from the allowance.
+    vain_counted: u64,
+    allowance: Bucket,
+    /// Since when there has been no tunnel, as of the last look.
+    quiet_since: Instant,
+    /// `taken` at that look.
+    quiet_at: u64,
+    /// No new requests.
+    stopping: bool,
+    /// The connection is over, and the client is being told why.
+    ending: Option<Ending>,
 }
 
-impl Driver {
+struct Ending {
+    error: ServeError,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Driver<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
+        if self.ending.is_some() {
+            return self.poll_end(cx);
+        }
         while let Poll::Ready(look) = self.keepalive.poll(cx, self.reads.load(Ordering::Relaxed)) {
             if look == Look::Dead {
-                return Poll::Ready(Err(ServeError::Silent));
+                let unused = self.taken == 0;
+                return Poll::Ready(Err(if unused { ServeError::Unused } else { ServeError::Silent }));
+            }
+            match self.quiet() {
+                Some(Err(error)) => return self.hang_up(cx, h2::Reason::NO_ERROR, error),
+                Some(Ok(())) => return Poll::Ready(Ok(())),
+                None => {}
             }
         }
         loop {
-            match ready!(self.h2.poll_accept(cx)) {
-                Some(Ok((request, respond))) => self.take(request, respond),
-                Some(Err(error)) => return Poll::Ready(Err(ServeError::Http(error))),
-                None => return Poll::Ready(Ok(())),
+            match self.h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.take(cx, request, respond),
+                // Told to go, the client hung up without waiting for the last word.
+                Poll::Ready(Some(Err(error))) if error.is_io() && self.stopping && self.is_idle() => {
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(ServeError::http(error))),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
             }
+        }
+        match self.flood() {
+            Some(what) => self.hang_up(cx, h2::Reason::ENHANCE_YOUR_CALM, ServeError::Flood(what)),
+            None => Poll::Pending,
         }
     }
 
-    fn take(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    /// Says why, and ends the connection when the client has taken that, or does not take it.
+    fn hang_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        why: h2::Reason,
+        error: ServeError,
+    ) -> Poll<Result<(), ServeError>> {
+        self.h2.abrupt_shutdown(why);
+        let patience = Box::pin(tokio::time::sleep(config::LAST_WORD));
+        self.ending = Some(Ending { error, patience });
+        self.poll_end(cx)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
+        // Requests that were there before the GOAWAY are dropped, which resets them.
+        while let Poll::Ready(accepted) = self.h2.poll_accept(cx) {
+            if !matches!(accepted, Some(Ok(_))) {
+                return Poll::Ready(self.ending.take().map_or(Ok(()), |ending| Err(ending.error)));
+            }
+        }
+        if let Some(ending) = &mut self.ending {
+            ready!(ending.patience.as_mut().poll(cx));
+        }
+        Poll::Ready(self.ending.take().map_or(Ok(()), |ending| Err(ending.error)))
+    }
+
+    /// No handler runs.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.running) == 1
+    }
+
+    /// At a look of the keep-alive: whether the connection has been without a tunnel for too long.
+    fn quiet(&mut self) -> Option<Result<(), ServeError>> {
+        if self.h2.has_streams() || !self.is_idle() || self.taken != self.quiet_at {
+            (self.quiet_since, self.quiet_at) = (Instant::now(), self.taken);
+            return None;
+        }
+        let quiet = self.quiet_since.elapsed();
+        if self.taken == 0 && quiet >= self.config.unused_timeout {
+            return Some(Err(ServeError::Unused));
+        }
+        if quiet >= self.config.idle_timeout {
+            if self.stopping {
+                return Some(Ok(()));
+            }
+            // A request that is under way is answered; a client that does not hang up by the next look is hung up on.
+            self.stopping = true;
+            self.h2.graceful_shutdown();
+        }
+        None
+    }
+
+    /// After all that has come was looked at: what there was too much of.
+    fn flood(&mut self) -> Option<&'static str> {
+        let (flood, requests) = {
+            let mut ledger = self.ledger.lock();
+            (ledger.flood(), ledger.requests())
+        };
+        if flood.is_some() {
+            return flood;
+        }
+        if let Some((requests, longest)) = requests {
+            let unseen = requests.saturating_sub(self.taken + self.unseen);
+            self.unseen += unseen;
+            // Those that come after a GOAWAY are passed over as they should be.
+            if unseen > 0 && !self.stopping {
+                let (reason, detail) = self.guess(longest);
+                for _ in 0..unseen {
+                    self.handler.rejected(reason, detail);
+                    if !self.allowance.take() {
+                        return Some("requests beyond its bounds");
+                    }
+                }
+            }
+        }
+        let vain = self.vain.load(Ordering::Relaxed);
+        while self.vain_counted < vain {
+            self.vain_counted += 1;
+            if !self.allowance.take() {
+                return Some("requests that it resets before they are answered");
+            }
+        }
+        None
+    }
+
+    /// Why h2 answered requests by itself; it does not say.
+    fn guess(&self, longest: usize) -> (Reason, &'static str) {
+        if longest > self.config.max_header_list as usize / 2 {
+            (Reason::HeadersTooLarge, "more headers than a request may have")
+        } else if Arc::strong_count(&self.running) > self.config.max_concurrent_streams as usize {
+            (Reason::TooManyStreams, "more requests at once than a connection may have")
+        } else {
+            (Reason::BadRequest, "a request that HTTP/2 does not allow")
+        }
+    }
+
+    fn take(&mut self, cx: &mut Context<'_>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        self.taken += 1;
+        if respond.poll_reset(cx).is_ready() {
+            self.vain.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        // Streams are bounded by h2; handlers may outlive theirs for as long as an application takes to answer.
+        if Arc::strong_count(&self.running) > 2 * self.config.max_concurrent_streams as usize {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            return self
+                .handler
+                .rejected(Reason::TooManyStreams, "requests are given up faster than they end");
+        }
         let (parts, body) = request.into_parts();
         if parts.method != Method::CONNECT {
             let _ = respond.send_response(answer(StatusCode::METHOD_NOT_ALLOWED), true);
@@ -188,8 +375,14 @@ impl Driver {
         }
         match ConnectHead::parse(&parts.uri, &parts.headers) {
             Ok(head) => {
-                let request = InboundRequest { head, peer: self.peer, body, respond };
-                tokio::spawn(self.handler.connect(request));
+                let vain = self.vain.clone();
+                let handled =
+                    self.handler.connect(InboundRequest { head, peer: self.peer, body, respond, vain });
+                let running = self.running.clone();
+                tokio::spawn(async move {
+                    handled.await;
+                    drop(running);
+                });
             }
             Err(authority) => {
                 let _ = respond.send_response(answer(StatusCode::BAD_REQUEST), true);

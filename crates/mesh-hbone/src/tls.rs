@@ -23,7 +23,7 @@ use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 use rustls::Connection;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::{ALPN, AcceptError, OpenError, ServerConfig};
@@ -42,6 +42,9 @@ const LARGE: usize = 16 << 10;
 
 /// Sealed and unsent bytes at which the socket is tried before more is taken.
 const QUEUE_LIMIT: usize = 64 << 10;
+
+/// The fatal alert 120 in a record of its own, before there are keys (RFC 8446, sections 5.1 and 6).
+const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
 
 thread_local! {
     /// Read buffers that no connection of this thread holds.
@@ -97,11 +100,21 @@ pub async fn accept_tls(
     config: &ServerConfig,
 ) -> Result<TlsStream, AcceptError> {
     tune(&tcp, config.tcp_user_timeout, config.tcp_notsent_lowat).map_err(AcceptError::Socket)?;
-    let handshake = tokio_rustls::TlsAcceptor::from(tls).accept(tcp);
+    let handshake = async {
+        let acceptor = rustls::server::Acceptor::default();
+        let mut hello =
+            tokio_rustls::LazyConfigAcceptor::new(acceptor, tcp).await.map_err(AcceptError::tls)?;
+        // rustls has an alert for a list without h2, and goes on where there is no list.
+        if hello.client_hello().alpn().is_none() {
+            // If it does not arrive, the end of the connection says enough.
+            let _ = hello.io.write_all(&NO_APPLICATION_PROTOCOL).await;
+            return Err(AcceptError::Alpn);
+        }
+        hello.into_stream(tls).await.map_err(AcceptError::tls)
+    };
     let stream = tokio::time::timeout(config.handshake_timeout, handshake)
         .await
-        .map_err(|_| AcceptError::Timeout)?
-        .map_err(AcceptError::tls)?;
+        .map_err(|_| AcceptError::Timeout)??;
     let (tcp, tls) = stream.into_inner();
     if tls.alpn_protocol() != Some(ALPN) {
         return Err(AcceptError::Alpn);

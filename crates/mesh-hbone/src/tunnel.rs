@@ -9,14 +9,18 @@
 //! - Bytes that a source gave out count against the peer's window until `release`.
 //! - A half that is dropped before its end resets the tunnel, when the other half is gone too.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
+use tokio::time::Sleep;
 
+use crate::config::ANSWER_TIMEOUT;
 use crate::pool::Lease;
 use crate::{RecvError, SendError};
 
@@ -90,7 +94,7 @@ pub struct SendHalf {
 
 enum SendState {
     /// The server's end; the client waits for the 200, which goes out with the first data.
-    Unanswered(SendResponse<Bytes>),
+    Unanswered(Unanswered),
     Open(SendStream<Bytes>),
     /// The tunnel was dead before it could be answered.
     Dead,
@@ -103,11 +107,18 @@ pub struct RecvHalf {
 }
 
 enum RecvState {
-    /// The peer has not answered the CONNECT.
-    Awaiting(ResponseFuture),
+    /// The peer has not answered the CONNECT, and may take so long.
+    Awaiting(ResponseFuture, Pin<Box<Sleep>>),
     Open(RecvStream),
     /// The peer refused, or the error was told.
     Over,
+}
+
+/// A CONNECT that was taken and not answered.
+pub(crate) struct Unanswered {
+    pub(crate) respond: SendResponse<Bytes>,
+    /// Requests of the connection that the client gave up before they were answered.
+    pub(crate) vain: Arc<AtomicU64>,
 }
 
 impl Tunnel {
@@ -121,15 +132,18 @@ impl Tunnel {
                 ended: false,
                 _lease: lease.clone(),
             },
-            recv: RecvHalf { state: RecvState::Awaiting(response), _lease: lease },
+            recv: RecvHalf {
+                state: RecvState::Awaiting(response, Box::pin(tokio::time::sleep(ANSWER_TIMEOUT))),
+                _lease: lease,
+            },
         }
     }
 
     /// The server's end, unanswered.
-    pub(crate) fn accepted(respond: SendResponse<Bytes>, body: RecvStream) -> Self {
+    pub(crate) fn accepted(unanswered: Unanswered, body: RecvStream) -> Self {
         Self {
             send: SendHalf {
-                state: SendState::Unanswered(respond),
+                state: SendState::Unanswered(unanswered),
                 first_flight: 0,
                 ended: false,
                 _lease: None,
@@ -159,10 +173,17 @@ impl Duplex for Tunnel {
 impl RecvHalf {
     /// Ready when the peer has answered.
     pub fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecvError>> {
-        let RecvState::Awaiting(response) = &mut self.state else {
+        let RecvState::Awaiting(response, patience) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
-        let answer = ready!(std::pin::Pin::new(response).poll(cx));
+        let answer = match Pin::new(response).poll(cx) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                ready!(patience.as_mut().poll(cx));
+                self.state = RecvState::Over;
+                return Poll::Ready(Err(RecvError::unanswered()));
+            }
+        };
         self.state = RecvState::Over;
         let response = answer?;
         if !response.status().is_success() {
@@ -177,7 +198,7 @@ impl Source for RecvHalf {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RecvError>>> {
         loop {
             match &mut self.state {
-                RecvState::Awaiting(_) => {
+                RecvState::Awaiting(..) => {
                     if let Err(error) = ready!(self.poll_response(cx)) {
                         return Poll::Ready(Some(Err(error)));
                     }
@@ -245,10 +266,15 @@ impl Sink for SendHalf {
     }
 
     fn open(&mut self) {
-        if let SendState::Unanswered(respond) = &mut self.state {
-            // Fails if the client has given up, which the next use says.
-            let stream = respond.send_response(http::Response::new(()), false);
-            self.state = stream.map_or(SendState::Dead, SendState::Open);
+        if let SendState::Unanswered(Unanswered { respond, vain }) = &mut self.state {
+            self.state = match respond.send_response(http::Response::new(()), false) {
+                Ok(stream) => SendState::Open(stream),
+                // The client has given up, which the next use says.
+                Err(_) => {
+                    vain.fetch_add(1, Ordering::Relaxed);
+                    SendState::Dead
+                }
+            };
         }
     }
 
@@ -266,7 +292,7 @@ impl Sink for SendHalf {
             ResetCode::Internal => h2::Reason::INTERNAL_ERROR,
         };
         match &mut self.state {
-            SendState::Unanswered(respond) => respond.send_reset(reason),
+            SendState::Unanswered(unanswered) => unanswered.respond.send_reset(reason),
             SendState::Open(stream) => stream.send_reset(reason),
             SendState::Dead => {}
         }
@@ -274,7 +300,7 @@ impl Sink for SendHalf {
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
         let reset = match &mut self.state {
-            SendState::Unanswered(respond) => respond.poll_reset(cx),
+            SendState::Unanswered(unanswered) => unanswered.respond.poll_reset(cx),
             SendState::Open(stream) => stream.poll_reset(cx),
             SendState::Dead => return Poll::Ready(dead()),
         };

@@ -21,7 +21,7 @@ use crate::roots::Roots;
 mod peer;
 mod verifier;
 
-pub use peer::{PeerError, peer_error, peer_error_in, peer_identity};
+pub use peer::{PeerError, peer_error, peer_error_in, peer_identity, tls_error_in};
 use verifier::{Accepted, PeerVerifier};
 
 #[cfg(test)]

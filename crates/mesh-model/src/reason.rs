@@ -80,22 +80,54 @@ reasons! {
     ConnectTimeout = "connect_timeout",
     /// It failed otherwise (no route, no local port …).
     ConnectFailed = "connect_failed",
-    /// The mutual TLS handshake failed.
+    /// The mutual TLS handshake failed otherwise than by one of the following.
     TlsHandshake = "tls_handshake",
-    /// The peer's certificate is not of the expected identity.
+    /// The peer did not finish the handshake in time.
+    HandshakeTimeout = "handshake_timeout",
+    /// More handshakes in progress than the agent takes on; this one was the oldest.
+    HandshakesFull = "handshakes_full",
+    /// The peer does not speak TLS 1.3.
+    TlsVersion = "tls_version",
+    /// The peer did not agree on `h2`.
+    Alpn = "alpn",
+    /// The peer showed no certificate.
+    NoPeerCertificate = "no_peer_certificate",
+    /// The peer's certificate does not lead to a trusted root.
+    UntrustedRoot = "untrusted_root",
+    /// The peer's certificate has expired, by the clock here.
+    CertificateExpired = "certificate_expired",
+    /// The peer's certificate is not valid yet, by the clock here.
+    CertificateNotYetValid = "certificate_not_yet_valid",
+    /// The peer's certificate names no workload, or more than one.
+    BadSan = "bad_san",
+    /// The peer's certificate cannot be read, is not for this use, or is wrongly signed.
+    BadCertificate = "bad_certificate",
+    /// The peer's certificate is good, and not of the expected identity or trust domain.
     PeerIdentity = "peer_identity",
     /// No valid certificate for the pod's identity.
     NoCertificate = "no_certificate",
     /// The peer's agent refused the tunnel.
     PeerRefused = "peer_refused",
+    /// The peer's agent did not answer the CONNECT.
+    NoAnswer = "no_answer",
     /// The tunnel broke.
     TunnelBroken = "tunnel_broken",
+    /// The peer's agent broke the rules of HTTP/2, or of TLS after the handshake.
+    ProtocolError = "protocol_error",
+    /// The peer's agent sent more of what carries nothing than a connection may.
+    Flood = "flood",
+    /// The peer's agent made a connection and asked for nothing.
+    Idle = "idle",
     /// A CONNECT whose authority is not an address and port.
     BadAuthority = "bad_authority",
     /// A CONNECT to an address that is not one of the pod's own.
     ForeignAuthority = "foreign_authority",
-    /// A request that is no CONNECT.
+    /// A request that is no CONNECT, or cannot be read.
     BadRequest = "bad_request",
+    /// A request with more headers than are taken.
+    HeadersTooLarge = "headers_too_large",
+    /// More requests at once than a connection may have.
+    TooManyStreams = "too_many_streams",
     /// The application does not listen there.
     AppRefused = "app_refused",
     /// Nothing is heard any more from the host at the other end of a plaintext connection.

@@ -8,6 +8,8 @@
 //! An `Open` that is dropped takes its row along, whatever happened to its task. Bytes of running connections are moved
 //! into the counters when metrics are asked for, so a long transfer shows while it runs.
 
+mod told;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +19,8 @@ use mesh_model::{Identity, Reason, ServiceKey, Workload};
 use mesh_telemetry::api::{ConnectionPath, ConnectionRow, DestinationEnd, Direction, Security, SourceEnd};
 
 use crate::metrics::{Metrics, Pair, PairKey};
-use crate::quiet::Quiet;
 use crate::relay::Meter;
+use told::Told;
 
 /// One end of a connection.
 #[derive(Clone, Debug)]
@@ -55,8 +57,7 @@ pub struct Connections {
     /// Held for an insert, a removal or a copy of the handles.
     live: Mutex<HashMap<u64, Arc<Live>>>,
     metrics: Metrics,
-    /// Refusals for want of descriptors, ports or room, which come in thousands.
-    scarce: Quiet,
+    told: Told,
 }
 
 #[derive(Debug)]
@@ -85,7 +86,7 @@ pub struct Open {
 impl Connections {
     /// An empty table that counts into `metrics`.
     pub fn new(metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { next: AtomicU64::new(1), live: Mutex::default(), metrics, scarce: Quiet::default() })
+        Arc::new(Self { next: AtomicU64::new(1), live: Mutex::default(), metrics, told: Told::default() })
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Live>>> {
@@ -103,21 +104,17 @@ impl Connections {
         Open { table: self.clone(), live }
     }
 
-    /// Counts and logs a connection that never began.
+    /// Counts a connection that never began, and logs it unless the log is full of its like.
     pub fn refuse(&self, about: &About, reason: Reason, detail: &dyn std::fmt::Display) {
         self.count_refused(about, reason);
-        let times = match reason {
-            Reason::Exhausted | Reason::MapFull => self.scarce.due(),
-            _ => Some(1),
-        };
-        let Some(times) = times else { return };
+        let Some(untold) = self.told.tell(reason) else { return };
         tracing::info!(
             reason = reason.as_str(),
+            untold = (untold > 0).then_some(untold),
             source = %about.source.address,
             destination = %about.destination.address,
             direction = about.direction.as_str(),
             %detail,
-            times,
             "connection refused"
         );
     }
@@ -134,8 +131,11 @@ impl Connections {
         handles.iter().map(|live| live.row()).collect()
     }
 
-    /// Moves the bytes of running connections into the counters.
+    /// Moves the bytes of running connections into the counters, and what the log has left out into the log.
     pub fn count_bytes(&self) {
+        for (reason, untold) in self.told.rest() {
+            tracing::info!(reason = reason.as_str(), untold, "more connections refused");
+        }
         let handles: Vec<Arc<Live>> = self.live().values().cloned().collect();
         for live in handles {
             live.count_bytes();

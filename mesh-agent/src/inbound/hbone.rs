@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use mesh_hbone::{Handler, InboundRequest, accept_tls, serve_connection};
+use mesh_hbone::{Handler, InboundRequest, ServeError, accept_tls, serve_connection};
 use mesh_identity::tls::peer_identity;
 use mesh_model::{Identity, Reason};
 use tokio::net::TcpStream;
@@ -21,20 +21,38 @@ impl Inbound {
             self.refuse(&pod, peer, Reason::NoCertificate, &"no valid certificate for this pod");
             return socket::reset(tcp);
         };
-        let stream = match accept_tls(tcp, certificate.server_config().clone(), &self.config).await {
-            Ok(stream) => stream,
-            Err(error) => return self.refuse(&pod, peer, error.reason(), &Chain(&error)),
+        let mut place = self.handshakes.enter(&pod.workload.uid);
+        let accepted = tokio::select! {
+            biased;
+            accepted = accept_tls(tcp, certificate.server_config().clone(), &self.config) => Some(accepted),
+            () = place.evicted() => None,
+        };
+        drop(place);
+        let stream = match accepted {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return self.refuse(&pod, peer, error.reason(), &Chain(&error)),
+            None => {
+                let detail = "the oldest of too many handshakes that were not finished";
+                return self.refuse(&pod, peer, Reason::HandshakesFull, &detail);
+            }
         };
         let identity = match peer_identity(stream.session()) {
             Ok(identity) => identity,
-            Err(error) => return self.refuse(&pod, peer, Reason::PeerIdentity, &Chain(&error)),
+            Err(error) => return self.refuse(&pod, peer, error.reason(), &Chain(&error)),
         };
         self.metrics.handshake("server", "ok");
         let handler = Arc::new(Tunnels { inbound: self.clone(), pod: pod.clone(), peer, identity });
+        let client = handler.clone();
         // Tunnels outlive the pod's listeners: a pod that left the mesh keeps what runs.
         let shutdown = pod.released.clone();
         if let Err(error) = serve_connection(stream, &self.config, peer, handler, shutdown).await {
-            tracing::debug!(%peer, pod = %pod.workload.name, error = %Chain(&error), "an HBONE connection broke");
+            match error {
+                // Its tunnels tell of that.
+                ServeError::Http(_) | ServeError::Silent => {
+                    tracing::debug!(%peer, pod = %pod.workload.name, error = %Chain(&error), "an HBONE connection broke");
+                }
+                _ => client.rejected(error.reason(), &Chain(&error).to_string()),
+            }
         }
     }
 

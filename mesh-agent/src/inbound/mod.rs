@@ -1,7 +1,7 @@
 //! A captured pod is dialled: who by, may they, and the bytes.
 //!
 //! ```text
-//! accepted at 15008 ─▶ mutual TLS ─▶ CONNECT ─▶ authorize ─▶ deliver ─▶ relay
+//! accepted at 15008 ─▶ a place ─▶ mutual TLS ─▶ CONNECT ─▶ authorize ─▶ deliver ─▶ relay
 //! accepted at 15006 ─▶ own address? ─▶ authorize ─▶ deliver ─▶ relay
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! word.
 
 mod authorize;
+mod handshakes;
 mod hbone;
 
 use std::net::SocketAddr;
@@ -29,6 +30,8 @@ use crate::outbound::finish;
 use crate::pods::Pod;
 use crate::{relay, socket};
 
+pub use handshakes::Handshakes;
+
 /// The inbound half of the data path.
 pub struct Inbound {
     /// What the controller last said.
@@ -43,6 +46,8 @@ pub struct Inbound {
     pub metrics: Metrics,
     /// How HBONE is served.
     pub config: mesh_hbone::ServerConfig,
+    /// TLS handshakes in progress.
+    pub handshakes: Handshakes,
 }
 
 impl Inbound {

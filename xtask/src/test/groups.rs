@@ -47,8 +47,8 @@ pub(super) const GROUPS: &[Group] = &[
     },
     Group {
         name: "hostile",
-        about: "peers on the wire that are not Weft: foreign ones that it must get on with",
-        packages: &["foreign"],
+        about: "peers on the wire: hostile ones, that cost little and disturb nobody, and foreign ones, with which it gets on",
+        packages: &["hostile", "foreign"],
         privileged: true,
     },
     Group {

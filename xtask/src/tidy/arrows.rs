@@ -21,7 +21,8 @@ const LAYERS: [&[&str]; 8] = [
     &["mesh-hbone", "mesh-xds"],
     &["mesh-agent", "mesh-controller", "mesh-cli", "mesh-ebpf"],
     &["lab"],
-    &["bench", "datapath", "ebpf-tests", "escapes", "exhaustion", "faults", "foreign", "xtask"],
+    &["bench", "datapath", "ebpf-tests", "escapes", "exhaustion", "foreign", "hostile", "xtask"],
+    &["faults"],
 ];
 
 /// An end, what it must never link, and why.

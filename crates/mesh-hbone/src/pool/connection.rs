@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Dial;
+use crate::frames::{Metered, SharedLedger};
 use crate::keepalive::{KeepAlive, Look};
 use crate::tls::{Wire, connect_tls, tune};
 use crate::{ClientConfig, OpenError, Tunnel, config};
@@ -41,8 +42,9 @@ pub(crate) struct Lease(Arc<Connection>);
 
 /// What moves the bytes of a connection. To be spawned.
 pub(crate) struct Driver {
-    h2: h2::client::Connection<Wire, Bytes>,
+    h2: h2::client::Connection<Metered<Wire>, Bytes>,
     wire: Wire,
+    ledger: SharedLedger,
     reads: Arc<AtomicU64>,
     keepalive: KeepAlive,
     idle_timeout: Duration,
@@ -61,6 +63,7 @@ impl Connection {
             .map_err(|error| OpenError::Dial(error.into()))?;
         let tls = connect_tls(dialed.tcp, dialed.tls, dialed.server_name).await?;
         let (wire, reads) = tls.share();
+        let (metered, ledger) = Metered::of_server(wire.clone());
         let (requests, mut h2) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(config.stream_window)
@@ -73,7 +76,7 @@ impl Connection {
             .reset_stream_duration(config::RESET_MEMORY)
             .max_pending_accept_reset_streams(config::PENDING_RESETS)
             .max_local_error_reset_streams(Some(config::LATE_FRAMES))
-            .handshake(wire.clone())
+            .handshake(metered)
             .await
             .map_err(|error| OpenError::Http(Arc::new(error)))?;
         let keepalive = KeepAlive::new(h2.ping_pong(), config.ping_interval, config.ping_timeout);
@@ -89,6 +92,7 @@ impl Connection {
         let driver = Driver {
             h2,
             wire,
+            ledger,
             reads,
             keepalive,
             idle_timeout: config.idle_timeout,
@@ -177,6 +181,9 @@ impl Driver {
                 self.settled.send_replace(true);
             }
             self.wire.flush_turn(cx);
+            if self.ledger.lock().flood().is_some() {
+                return Poll::Ready(Err("floods"));
+            }
             polled.map(|result| {
                 result.map_err(|error| {
                     tracing::debug!(error = &error as &dyn std::error::Error, "tunnel connection failed");

@@ -126,3 +126,68 @@ async fn a_client_that_does_not_speak_is_cut_off() {
     })
     .await;
 }
+
+/// A client without tunnels, and how the server ended its connection.
+async fn end_of_a_quiet_one(config: ServerConfig, requests: usize) -> Result<(), ServeError> {
+    let server = Server::start(config, |request| async move { request.refuse(503) }.boxed()).await;
+    let mut client = raw_client(&server).await;
+    for _ in 0..requests {
+        assert_eq!(status(&mut client, Method::CONNECT, "10.0.0.1:80").await, 503);
+    }
+    eventually("the server hangs up", || match server.ends.lock().unwrap().len() {
+        1 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    server.ends.lock().unwrap().pop().unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_without_tunnels_is_closed_after_a_time() {
+    let long = std::time::Duration::from_secs(3600);
+    let short = std::time::Duration::from_millis(1200);
+    let config = |unused_timeout, idle_timeout| ServerConfig {
+        unused_timeout,
+        idle_timeout,
+        ping_interval: short / 4,
+        ping_timeout: short / 4,
+        ..ServerConfig::default()
+    };
+    let never = end_of_a_quiet_one(config(short, long), 0).await;
+    assert!(matches!(never, Err(ServeError::Unused)), "{never:?}");
+    let no_more = end_of_a_quiet_one(config(long, short), 2).await;
+    assert!(no_more.is_ok(), "{no_more:?}");
+}
+
+#[tokio::test]
+async fn requests_that_are_reset_before_the_answer_are_bounded() {
+    let server = Server::start(ServerConfig::default(), |mut request| {
+        async move {
+            request.cancelled().await;
+            request.refuse(503);
+        }
+        .boxed()
+    })
+    .await;
+    let mut requests = raw_client(&server).await;
+    for sent in 0..100_000_u32 {
+        if std::future::poll_fn(|cx| requests.poll_ready(cx)).await.is_err() {
+            assert!(sent > config::VAIN_REQUESTS.burst / 2, "{sent} are not many");
+            break;
+        }
+        let request = Request::builder().method(Method::CONNECT).uri("10.0.0.1:80").body(()).unwrap();
+        let Ok((_response, mut stream)) = requests.send_request(request, false) else { break };
+        stream.send_reset(h2::Reason::CANCEL);
+        if sent % 50 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    eventually("the connection is ended", || {
+        let ends = server.ends.lock().unwrap();
+        match ends[..] {
+            [Err(ServeError::Flood(_) | ServeError::Excess(_))] => Ok(()),
+            _ => Err(format!("{ends:?}")),
+        }
+    })
+    .await;
+}

@@ -109,6 +109,26 @@ async fn another_protocol_is_refused() {
         accept_tls(tcp, tls.server, &ServerConfig::default()).await
     };
     let (client, server) = tokio::join!(connect, accept);
-    assert_eq!(client.err().unwrap().reason(), mesh_model::Reason::TlsHandshake);
-    assert_eq!(server.err().unwrap().reason(), mesh_model::Reason::TlsHandshake);
+    assert_eq!(client.err().unwrap().reason(), mesh_model::Reason::Alpn);
+    assert_eq!(server.err().unwrap().reason(), mesh_model::Reason::Alpn);
+}
+
+#[tokio::test]
+async fn a_client_that_names_no_protocol_is_told_so() {
+    let tls = testkit::tls(ALPN);
+    let mut silent = rustls::ClientConfig::clone(&tls.client);
+    silent.alpn_protocols.clear();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let connect = async {
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        connect_tls(tcp, Arc::new(silent), "peer".try_into().unwrap()).await
+    };
+    let accept = async {
+        let (tcp, _) = listener.accept().await.unwrap();
+        accept_tls(tcp, tls.server, &ServerConfig::default()).await
+    };
+    let (client, server) = tokio::join!(connect, accept);
+    assert_eq!(server.err().unwrap().reason(), mesh_model::Reason::Alpn);
+    // By the alert: a connection that just ended would be another word.
+    assert_eq!(client.err().unwrap().reason(), mesh_model::Reason::Alpn);
 }

@@ -37,14 +37,14 @@ impl World {
     /// What our client says about a server with this certificate.
     async fn client_says(&self, leaf: Leaf) -> PeerError {
         let (client, _) = handshake(&self.client_config(), &careless_server(self.ca.raw(leaf))).await;
-        peer_error_in(&client.unwrap_err()).expect("a peer error").clone()
+        peer_error_in(&client.unwrap_err()).expect("a peer error")
     }
 
     /// What our server says about a client with this certificate.
     async fn server_says(&self, leaf: Leaf) -> PeerError {
         let client = Arc::new(careless_client(Some(self.ca.raw(leaf))));
         let (_, server) = handshake(&client, &self.server_config()).await;
-        peer_error_in(&server.unwrap_err()).expect("a peer error").clone()
+        peer_error_in(&server.unwrap_err()).expect("a peer error")
     }
 }
 
@@ -123,11 +123,13 @@ async fn an_expired_certificate_is_refused_with_both_clocks() {
         ..Leaf::of(&[&who.to_string()])
     };
     for error in [world.client_says(old(&world.server)).await, world.server_says(old(&world.client)).await] {
-        let PeerError::Expired { not_before, not_after, now: seen } = error.clone() else {
+        let PeerError::Expired { whose, not_before, not_after, now: seen } = error.clone() else {
             panic!("{error:?}");
         };
         assert!(not_before < not_after && not_after < seen);
         let text = error.to_string();
+        assert!(whose.starts_with("spiffe://mesh.test/") && text.contains(&whose), "{text}");
+        assert_eq!(error.reason(), mesh_model::Reason::CertificateExpired);
         for time in [not_before, not_after, seen] {
             assert!(text.contains(&crate::x509::rfc3339(time)), "{text}");
         }
@@ -167,7 +169,7 @@ async fn a_certificate_needs_exactly_one_mesh_uri() {
     let twice = world.server_says(Leaf::of(&[&second, &own])).await;
     assert_eq!(twice, PeerError::San(SanError::Several(2)));
     assert_eq!(world.server_says(Leaf::of(&[])).await, PeerError::San(SanError::Missing));
-    assert_eq!(twice.reason(), mesh_model::Reason::PeerIdentity);
+    assert_eq!(twice.reason(), mesh_model::Reason::BadSan);
 }
 
 #[tokio::test]
@@ -213,8 +215,38 @@ async fn a_client_without_a_certificate_is_refused() {
     let world = World::new();
     let (client, server) = handshake(&Arc::new(careless_client(None)), &world.server_config()).await;
     let error = server.unwrap_err();
-    assert_eq!(peer_error_in(&error), Some(&PeerError::NoCertificate), "{error:?}");
+    assert_eq!(peer_error_in(&error), Some(PeerError::NoCertificate), "{error:?}");
     assert!(client.is_err());
+}
+
+/// What the other end is told when ours refuses it.
+#[tokio::test]
+async fn each_refusal_has_the_alert_that_the_standard_has_for_it() {
+    let world = World::new();
+    let now = SystemTime::now();
+    let own = world.client.to_string();
+    let at = |from: SystemTime, to: SystemTime| Leaf { not_before: from, not_after: to, ..Leaf::of(&[&own]) };
+    let server_only = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let foreign = "spiffe://other.test/ns/shop/sa/cart";
+    let cases = [
+        (Some(Ca::new("other").raw(Leaf::of(&[&own]))), AlertDescription::UnknownCA),
+        (Some(world.ca.raw(at(now - 3 * HOUR, now - HOUR))), AlertDescription::CertificateExpired),
+        (Some(world.ca.raw(at(now + HOUR, now + 2 * HOUR))), AlertDescription::CertificateExpired),
+        (Some(world.ca.raw(Leaf::of(&[&own, foreign]))), AlertDescription::CertificateUnknown),
+        (Some(world.ca.raw(Leaf::of(&[foreign]))), AlertDescription::AccessDenied),
+        (
+            Some(world.ca.raw(Leaf { purposes: server_only, ..Leaf::of(&[&own]) })),
+            AlertDescription::UnsupportedCertificate,
+        ),
+        (None, AlertDescription::CertificateRequired),
+    ];
+    for (shown, alert) in cases {
+        let client = Arc::new(careless_client(shown));
+        let (client, server) = handshake(&client, &world.server_config()).await;
+        let told = client.unwrap_err();
+        let told = tls_error_in(&told).cloned();
+        assert_eq!(told, Some(rustls::Error::AlertReceived(alert)), "{:?}", server.err());
+    }
 }
 
 #[tokio::test]
@@ -343,7 +375,7 @@ async fn a_workload_cannot_pass_for_the_controller_nor_the_controller_for_a_work
     let posing = control_server_config(&controller).unwrap();
     let (client, _) = handshake(&client_config(&workload, &roots, &[peer]).unwrap(), &posing).await;
     let error = client.unwrap_err();
-    assert_eq!(peer_error_in(&error), Some(&PeerError::San(SanError::Missing)), "{error:?}");
+    assert_eq!(peer_error_in(&error), Some(PeerError::San(SanError::Missing)), "{error:?}");
 }
 
 #[test]
@@ -352,8 +384,8 @@ fn a_peer_error_is_found_under_other_errors() {
     let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::Other(rustls::OtherError(
         Arc::new(inner.clone()),
     )));
-    assert_eq!(peer_error(&tls), Some(&inner));
+    assert_eq!(peer_error(&tls), Some(inner.clone()));
     let wrapped = std::io::Error::other(std::io::Error::new(std::io::ErrorKind::InvalidData, tls));
-    assert_eq!(peer_error_in(&wrapped), Some(&inner));
+    assert_eq!(peer_error_in(&wrapped), Some(inner));
     assert_eq!(peer_error_in(&std::io::Error::other("unrelated")), None);
 }

@@ -1,21 +1,17 @@
 //! The verifier for both sides of mutual TLS: first the chain, then the name. Nothing is said about who a peer is before
 //! its chain was verified.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_model::{Identity, TrustDomain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
-    SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::KeyUsage;
 
-use super::PeerError;
+use super::peer::{PeerError, refuse};
 use crate::roots::Roots;
 use crate::x509::Facts;
 
@@ -99,10 +95,6 @@ fn system_time(at: UnixTime) -> SystemTime {
     UNIX_EPOCH + std::time::Duration::from_secs(at.as_secs())
 }
 
-fn wrap(error: PeerError) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-}
-
 /// rustls asks for a TLS 1.2 verifier even where only 1.3 is enabled.
 fn only_tls13() -> Error {
     Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled)
@@ -117,7 +109,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(end_entity, intermediates, now, KeyUsage::server_auth()).map_err(wrap)?;
+        self.check(end_entity, intermediates, now, KeyUsage::server_auth()).map_err(refuse)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -156,7 +148,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(end_entity, intermediates, now, KeyUsage::client_auth()).map_err(wrap)?;
+        self.check(end_entity, intermediates, now, KeyUsage::client_auth()).map_err(refuse)?;
         Ok(ClientCertVerified::assertion())
     }
 
