@@ -222,6 +222,8 @@ struct Driver<'a> {
 struct Ending {
     error: ServeError,
     patience: Pin<Box<Sleep>>,
+    /// h2 has handed over its last frame.
+    said: bool,
 }
 
 impl Driver<'_> {
@@ -258,7 +260,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Says why, and ends the connection when the client has taken that, or does not take it.
+    /// Says why, and ends the connection when the client has had the time to read that.
     fn hang_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -267,20 +269,21 @@ impl Driver<'_> {
     ) -> Poll<Result<(), ServeError>> {
         self.h2.abrupt_shutdown(why);
         let patience = Box::pin(tokio::time::sleep(config::LAST_WORD));
-        self.ending = Some(Ending { error, patience });
+        self.ending = Some(Ending { error, patience, said: false });
         self.poll_end(cx)
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
+        let Some(ending) = &mut self.ending else { return Poll::Ready(Ok(())) };
         // Requests that were there before the GOAWAY are dropped, which resets them.
-        while let Poll::Ready(accepted) = self.h2.poll_accept(cx) {
-            if !matches!(accepted, Some(Ok(_))) {
-                return Poll::Ready(self.ending.take().map_or(Ok(()), |ending| Err(ending.error)));
-            }
+        while !ending.said
+            && let Poll::Ready(accepted) = self.h2.poll_accept(cx)
+        {
+            ending.said = !matches!(accepted, Some(Ok(_)));
         }
-        if let Some(ending) = &mut self.ending {
-            ready!(ending.patience.as_mut().poll(cx));
-        }
+        // Also when all is said: what the client has sent meanwhile is not read, and closing over it would be a RST that
+        // takes along what the kernel has not sent yet.
+        ready!(ending.patience.as_mut().poll(cx));
         Poll::Ready(self.ending.take().map_or(Ok(()), |ending| Err(ending.error)))
     }
 
