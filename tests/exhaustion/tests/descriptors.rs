@@ -16,6 +16,8 @@ use lab::{Lab, Pod};
 const TEST: &str = "an_agent_without_descriptors_refuses_counts_and_recovers";
 /// Descriptors that are left.
 const ROOM: u64 = 20;
+/// Descriptors that the agent held for a moment when they were counted: of the question for its metrics, say.
+const PASSING: u64 = 5;
 /// Connections that run, and those that are too many.
 const RUNNING: usize = 50;
 const TOO_MANY: usize = 100;
@@ -65,7 +67,7 @@ fn starves(lab: &Lab, node: &str, from: &Pod, to: SocketAddr) -> Result<String> 
     let took = start.elapsed();
     let number = |key: &str| report[key].as_u64().with_context(|| report.to_string());
     let (ok, failed) = (number("ok")?, number("failed")?);
-    ensure!(ok <= ROOM && failed >= TOO_MANY as u64 - ROOM, "{report}");
+    ensure!(ok <= ROOM + PASSING && failed >= TOO_MANY as u64 - ROOM - PASSING, "{report}");
     // A clean error for each, in bounded time: the client's own limit is 20 s for each step.
     let reset = seen::resets(&report);
     ensure!(reset == failed, "{report}");
