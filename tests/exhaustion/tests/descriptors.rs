@@ -16,6 +16,8 @@ use lab::{Lab, Pod};
 const TEST: &str = "an_agent_without_descriptors_refuses_counts_and_recovers";
 /// Descriptors that are left.
 const ROOM: u64 = 20;
+/// Descriptors that the agent held for a moment when they were counted: of the question for its metrics, say.
+const PASSING: u64 = 5;
 /// Connections that run, and those that are too many.
 const RUNNING: usize = 50;
 const TOO_MANY: usize = 100;
@@ -40,6 +42,13 @@ fn an_agent_without_descriptors_refuses_counts_and_recovers() {
         ] {
             table.row(row, || starves(lab, starved, from, SocketAddr::new(address, PORT)));
         }
+        for (node, words) in [("a", "no descriptor left"), ("b", "reason=\"exhausted\"")] {
+            table.row(&format!("the log of the agent on {node} names it"), || {
+                let log = seen::log(lab, node)?;
+                ensure!(log.contains(words), "no line with {words}");
+                Ok(String::new())
+            });
+        }
         table.row("a pod that comes meanwhile is refused, and taken in later", || late_pod(lab, &cast));
         table.finish();
         Ok(())
@@ -58,7 +67,7 @@ fn starves(lab: &Lab, node: &str, from: &Pod, to: SocketAddr) -> Result<String> 
     let took = start.elapsed();
     let number = |key: &str| report[key].as_u64().with_context(|| report.to_string());
     let (ok, failed) = (number("ok")?, number("failed")?);
-    ensure!(ok <= ROOM && failed >= TOO_MANY as u64 - ROOM, "{report}");
+    ensure!(ok <= ROOM + PASSING && failed >= TOO_MANY as u64 - ROOM - PASSING, "{report}");
     // A clean error for each, in bounded time: the client's own limit is 20 s for each step.
     let reset = seen::resets(&report);
     ensure!(reset == failed, "{report}");
@@ -78,7 +87,8 @@ fn starves(lab: &Lab, node: &str, from: &Pod, to: SocketAddr) -> Result<String> 
     let lines =
         log[written..].lines().filter(|line| line.contains("exhausted") || line.contains("cannot accept"));
     let (lines, most) = (lines.count() as u64, 4 * (start.elapsed().as_secs() + 2));
-    ensure!((1..=most).contains(&lines), "{lines} lines about it in {:?}", start.elapsed());
+    // None, where the row before has had this second's line.
+    ensure!(lines <= most, "{lines} lines about it in {:?}", start.elapsed());
     Ok(format!("{ok} taken, {failed} reset in {:.1} s, {refused} counted, {lines} lines", took.as_secs_f64()))
 }
 
