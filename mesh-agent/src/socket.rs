@@ -30,10 +30,14 @@ const V6_SOURCES: u8 = 32;
 /// The source that the next delivery tries first: in turn, because looking for a port among many taken ones is slow.
 static NEXT_SOURCE: AtomicU8 = AtomicU8::new(0);
 
-/// Connects from the pod's own address.
-pub async fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
+/// Connects from the pod's own address, also where the kernel would rather take another one that the pod has.
+pub async fn connect(netns: &Netns, from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let started = netns.within(|| {
         let socket = fresh(to)?;
+        if let Some(from) = from {
+            bind_without_port(&socket)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
         let state = start(&socket, to)?;
         Ok((socket, state))
     })?;

@@ -34,7 +34,8 @@ impl Dial for ToAgent<'_> {
                 .keyring
                 .client_config(self.pod.identity(), self.expected)
                 .ok_or(DialError::NoCertificate)?;
-            let tcp = socket::connect(&self.pod.netns, self.agent).await?;
+            let tcp =
+                socket::connect(&self.pod.netns, self.pod.address_like(self.agent.ip()), self.agent).await?;
             // The verifier goes by the identity; rustls wants a name all the same.
             let server_name = ServerName::IpAddress(self.agent.ip().into());
             Ok(Dialed { tcp, tls, server_name })

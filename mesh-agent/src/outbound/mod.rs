@@ -162,7 +162,7 @@ impl Outbound {
         let mut about = about(&pod, client, hop.target, Some(&hop), Security::Plaintext);
         about.path =
             if hop.workload.is_some() { ConnectionPath::Plaintext } else { ConnectionPath::Passthrough };
-        let connected = socket::connect(&pod.netns, hop.target).await;
+        let connected = socket::connect(&pod.netns, pod.address_like(hop.target.ip()), hop.target).await;
         self.carry(about, app, connected).await;
     }
 

@@ -332,14 +332,15 @@ impl Lab {
         self.await_peers_see(pod, "hbone")
     }
 
-    /// Waits until every other node's agent sees the pod with this tunnel (`none`, `hbone`, `withdrawn`, `foreign`).
+    /// Waits until every other node's agent sees the pod at its address with this tunnel (`none`, `hbone`, `withdrawn`,
+    /// `foreign`).
     pub fn await_peers_see(&self, pod: &Pod, tunnel: &str) -> Result<()> {
         for agent in self.agents.iter().filter(|agent| agent.node() != pod.node().name()) {
             let probe = || {
                 let workloads = agent.workloads().map_err(|error| format!("{error:#}"))?;
                 let entry = workloads.iter().find(|entry| entry["uid"] == pod.uid());
                 match entry {
-                    Some(entry) if entry["tunnel"] == tunnel => Ok(()),
+                    Some(entry) if entry["tunnel"] == tunnel && has_address(entry, pod) => Ok(()),
                     Some(entry) => Err(entry.to_string()),
                     None => Err("not in its world".to_owned()),
                 }
@@ -440,6 +441,15 @@ impl Drop for Lab {
             eprintln!("lab {}: something is left: {error:#}", self.place().id());
         }
     }
+}
+
+/// Whether a workload's row has the pod's addresses, where peers go by them: a pod is known before its addresses are.
+fn has_address(entry: &serde_json::Value, pod: &Pod) -> bool {
+    let known = |address: &std::net::IpAddr| {
+        let said = entry["addresses"].as_array();
+        said.is_some_and(|said| said.iter().any(|said| *said == address.to_string()))
+    };
+    !matches!(entry["tunnel"].as_str(), Some("hbone" | "foreign")) || pod.addresses().iter().all(known)
 }
 
 fn add_log(text: &mut String, path: &Path) {

@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::testkit::{Server, eventually, next, request};
-use crate::{ClientConfig, ConnectRequest, Duplex, Pool, connect_tls};
+use crate::{ClientConfig, ConnectRequest, Duplex, Pool, Sink, connect_tls};
 
 /// A client that sends what it likes.
 async fn raw_client(server: &Server) -> h2::client::SendRequest<Bytes> {
