@@ -171,7 +171,7 @@ fn rules_and_routes_cut_off_and_never_around() {
             let rule = format!("tc filter add dev {device} egress protocol ip u32 {filter}");
             stage.sh(&format!("tc qdisc add dev {device} clsact"))?;
             if let Err(error) = stage.sh(&rule) {
-                table.skip(name, &format!("SKIPPED: this kernel has no such filter: {error:#}"));
+                table.absent(name, &format!("this kernel has no such filter: {error:#}"));
                 stage.sh(&undo)?;
                 continue;
             }

@@ -23,7 +23,7 @@ fn optional(table: &mut Table, stage: &Stage<'_>, name: &str, how: &str) -> Resu
     }
     let end = probe.end()?;
     if let Some(errno) = end.errno.filter(|errno| NOT_THERE.contains(&errno.as_str())) {
-        table.skip(name, &format!("SKIPPED: this kernel has no such way ({errno})"));
+        table.absent(name, &format!("this kernel has no such way ({errno})"));
         return Ok(());
     }
     table.row(name, || {

@@ -165,7 +165,7 @@ fn who_it_is(table: &mut Table, lab: &Lab, cast: &Cast) {
         let mut tls = cast.tls()?;
         tls.alpn_protocols = Vec::new();
         let server = Server::start(cast.runtime.handle(), &cast.foreign, tls, Manner::default(), echoing)?;
-        moved(lab.agent("a"), FAILED, &[("reason", "tls_handshake")], || {
+        moved(lab.agent("a"), FAILED, &[("reason", "alpn")], || {
             ends(&dial(&cast.client, any(cast))?, "ECONNRESET")
         })?;
         server.stop()?;

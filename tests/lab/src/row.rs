@@ -64,6 +64,11 @@ impl Table {
         skip(&self.test, name, why);
     }
 
+    /// Says that this kernel lacks what the row is about, so that there is nothing to try: neither passed nor skipped.
+    pub fn absent(&mut self, name: &str, why: &str) {
+        println!("none  {}: {name}  {why}", self.test);
+    }
+
     /// Ends the table.
     ///
     /// # Panics
