@@ -14,8 +14,10 @@ use std::sync::{Mutex, OnceLock, PoisonError, Weak};
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
 
+mod big_segments;
 mod delivery_route;
 
+pub use big_segments::BigSegments;
 pub use delivery_route::DeliveryRoute;
 
 /// A network namespace, kept alive by the open descriptor.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-const STREAM_WINDOW: u32 = 1 << 20;
+const STREAM_WINDOW: u32 = 2 << 20;
 const STREAMS_PER_CONNECTION: usize = 128;
 const FRAME_SIZE: u32 = 64 << 10;
 const SEND_BUFFER: usize = 256 << 10;
@@ -52,7 +52,7 @@ impl Default for ClientConfig {
             send_buffer: SEND_BUFFER,
             max_header_list: 16 << 10,
             max_streams_per_connection: STREAMS_PER_CONNECTION,
-            max_connections_per_key: 32,
+            max_connections_per_key: 64,
             ping_interval: Duration::from_secs(8),
             ping_timeout: Duration::from_secs(8),
             idle_timeout: Duration::from_secs(90),

@@ -19,7 +19,7 @@ use mesh_common::Addr;
 use super::Netns;
 
 /// Index of `lo` in every namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 /// `nlmsghdr` and `rtmsg`.
 const HEADERS: usize = 16 + 12;
 
@@ -62,6 +62,12 @@ impl Drop for DeliveryRoute {
 
 /// Sends one request about the route and waits for its answer.
 fn request(kind: u16, flags: i32) -> io::Result<()> {
+    exchange(&message(kind, (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16))
+}
+
+/// Sends a request to the kernel's rtnetlink and waits for the acknowledgement that it asks for. On a thread in the
+/// namespace.
+pub(super) fn exchange(message: &[u8]) -> io::Result<()> {
     // SAFETY: socket(2) takes no pointers; the result is checked before it becomes an OwnedFd, which alone owns it.
     let socket = unsafe {
         let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
@@ -70,9 +76,8 @@ fn request(kind: u16, flags: i32) -> io::Result<()> {
         }
         OwnedFd::from_raw_fd(fd)
     };
-    let message = message(kind, (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16);
     let none = nix::sys::socket::MsgFlags::empty();
-    nix::sys::socket::send(socket.as_raw_fd(), &message, none)?;
+    nix::sys::socket::send(socket.as_raw_fd(), message, none)?;
     // The kernel answers within the call above: nothing is waited for.
     let mut answer = [0_u8; 1024];
     let count = nix::sys::socket::recv(socket.as_raw_fd(), &mut answer, none)?;
@@ -102,7 +107,7 @@ fn message(kind: u16, flags: u16) -> Vec<u8> {
 }
 
 /// Payloads here are multiples of four bytes, so nothing is padded.
-fn attribute(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
+pub(super) fn attribute(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
     bytes.extend((payload.len() as u16 + 4).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(payload);

@@ -34,7 +34,7 @@ use super::pod::Pod;
 use super::refused::Refused;
 use crate::kernel::MapFailure;
 use crate::kernel::maps::addr;
-use crate::netns::Netns;
+use crate::netns::{BigSegments, Netns};
 
 /// How long a leaving pod's listeners wait for the peers at most.
 const LEAVE_AT_MOST: Duration = Duration::from_secs(30);
@@ -328,7 +328,8 @@ impl Entry {
         }
         let delivery_route = listeners::delivery_route(&netns, &addresses);
         let released = CancellationToken::new();
-        let pod = Arc::new(Pod { workload, netns, delivery_route, addresses, released });
+        let big_segments = BigSegments::keep(&netns);
+        let pod = Arc::new(Pod { workload, netns, delivery_route, big_segments, addresses, released });
         match self.enroll(node, &pod, id) {
             Ok(()) => {
                 tracing::info!(uid = %self.uid, identity = %pod.identity(), addresses = ?pod.addresses, "captured");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh_model::{Identity, Workload};
 use tokio_util::sync::CancellationToken;
 
-use crate::netns::{DeliveryRoute, Netns};
+use crate::netns::{BigSegments, DeliveryRoute, Netns};
 
 /// A captured pod: who it is, and the namespace in which its sockets are made. Lives as long as its enrolment and the
 /// connections that began in it; never changes.
@@ -20,6 +20,9 @@ pub struct Pod {
     /// address.
     #[expect(dead_code, reason = "it is held, not asked: the namespace says whether there is one")]
     pub delivery_route: Option<Arc<DeliveryRoute>>,
+    /// Cheaper bulk on the pod's loopback, if the kernel has it.
+    #[expect(dead_code, reason = "it is held, not read")]
+    pub big_segments: Option<BigSegments>,
     /// Its own addresses: at most one of each family is listened at.
     pub addresses: Vec<IpAddr>,
     /// Cancelled when the pod is let go: listeners stop accepting, relays that run go on.

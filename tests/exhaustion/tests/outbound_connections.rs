@@ -21,7 +21,7 @@ const BESIDE: usize = 2_000;
 const FEW_PORTS: &str = "40000 40999";
 const FEW: usize = 1_000;
 const SOME: usize = 6_000;
-/// One destination is reached by at most 32 tunnels of 1,000 connections: several, to stay far from that.
+/// One destination is reached by at most 64 tunnels of 1,000 connections: several, to stay far from that.
 const SERVERS: usize = 4;
 
 #[test]

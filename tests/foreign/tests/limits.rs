@@ -16,7 +16,7 @@ use lab::row::Table;
 
 const TEST: &str = "a_foreign_servers_limits_are_kept";
 /// Connections that an agent makes to one peer at the most.
-const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 64;
 
 #[test]
 fn a_foreign_servers_limits_are_kept() {
@@ -103,7 +103,7 @@ fn too_many(lab: &Lab, cast: &Cast) -> Result<String> {
     ensure!(took < Duration::from_secs(5), "it took {took:?}");
     ensure!(exhausted()? == before + 5.0, "{} counted", exhausted()? - before);
     // One goes, one may come.
-    let gone = held.pop().expect("there are 32");
+    let gone = held.pop().expect("there are 64");
     gone.shutdown(Shutdown::Write)?;
     ends(&gone, "eof")?;
     drop(gone);
