@@ -27,6 +27,8 @@ pub struct Netns {
     cookie: u64,
     /// Who keeps the route for IPv6 deliveries. Held while it is made or taken away.
     route: Mutex<Weak<DeliveryRoute>>,
+    /// Who keeps large segments on `lo`. Held while they are set or put back.
+    segments: Mutex<Weak<BigSegments>>,
     /// It was said that `somaxconn` is low here.
     backlog_named: AtomicBool,
 }
@@ -43,7 +45,13 @@ impl Netns {
             let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
             cookie_of(&socket)
         })?;
-        Ok(Self { file, cookie, route: Mutex::default(), backlog_named: AtomicBool::new(false) })
+        Ok(Self {
+            file,
+            cookie,
+            route: Mutex::default(),
+            segments: Mutex::default(),
+            backlog_named: AtomicBool::new(false),
+        })
     }
 
     /// The cookie that the kernel's hooks see (`SO_NETNS_COOKIE`, Linux 5.14).

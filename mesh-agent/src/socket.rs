@@ -109,9 +109,6 @@ fn delivery_sources(to: IpAddr, routed: bool) -> impl Iterator<Item = IpAddr> {
     })
 }
 
-#[cfg(test)]
-mod tests;
-
 fn fresh(to: SocketAddr) -> io::Result<Socket> {
     let socket =
         Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
@@ -188,3 +185,6 @@ pub fn connect_reason(error: &io::Error) -> Reason {
         _ => Reason::ConnectFailed,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use aya::programs::Program;
@@ -48,19 +48,7 @@ impl Kernel {
             let Some(link) = hooks.get_mut(name) else { continue };
             let program = ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
             let pin = pins.join(paths::LINKS).join(name);
-            let mut put_right = || -> io::Result<Option<Wrong>> {
-                let wrong = look(link.as_fd(), &pin, program)?;
-                match wrong {
-                    Some(Wrong::Detached) => {
-                        links::remove(&pin)?;
-                        *link = attach_one(program, &pin, directory)?;
-                    }
-                    Some(wrong) => mend(wrong, link.as_fd(), &pin, program)?,
-                    None => {}
-                }
-                Ok(wrong)
-            };
-            let wrong = put_right().map_err(|source| KernelError::Attach {
+            let wrong = put_right(link, &pin, program, directory).map_err(|source| KernelError::Attach {
                 name,
                 target: "the cgroup again".into(),
                 source,
@@ -77,24 +65,34 @@ impl Kernel {
         let Self { ebpf, lookups, .. } = self;
         let Some(link) = lookups.get_mut(&netns.cookie()) else { return Ok(None) };
         let program = ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
-        let mut put_right = || -> io::Result<Option<Wrong>> {
-            let wrong = look(link.as_fd(), &pin, program)?;
-            match wrong {
-                Some(Wrong::Detached) => {
-                    links::remove(&pin)?;
-                    *link = attach_one(program, &pin, netns)?;
-                }
-                Some(wrong) => mend(wrong, link.as_fd(), &pin, program)?,
-                None => {}
-            }
-            Ok(wrong)
-        };
-        put_right().map_err(|source| KernelError::Attach {
+        put_right(link, &pin, program, netns).map_err(|source| KernelError::Attach {
             name,
             target: format!("network namespace {} again", netns.cookie()),
             source,
         })
     }
+}
+
+/// Looks at one link and puts right what is wrong with it. Returns what was.
+fn put_right(
+    link: &mut OwnedFd,
+    pin: &Path,
+    program: &mut Program,
+    target: &impl AsFd,
+) -> io::Result<Option<Wrong>> {
+    let wrong = look(link.as_fd(), pin, program)?;
+    match wrong {
+        Some(Wrong::Detached) => {
+            links::remove(pin)?;
+            *link = attach_one(program, pin, target)?;
+        }
+        Some(Wrong::Replaced) => {
+            links::update(link.as_fd(), program.fd().map_err(io::Error::other)?.as_fd())?;
+        }
+        Some(Wrong::Unpinned) => links::pin_again(link.as_fd(), pin)?,
+        None => {}
+    }
+    Ok(wrong)
 }
 
 fn look(link: BorrowedFd<'_>, pin: &Path, program: &Program) -> io::Result<Option<Wrong>> {
@@ -107,12 +105,4 @@ fn look(link: BorrowedFd<'_>, pin: &Path, program: &Program) -> io::Result<Optio
     }
     let pinned = links::open(pin).and_then(|pinned| links::info(pinned.as_fd()));
     Ok((!pinned.is_ok_and(|pinned| pinned.id == held.id)).then_some(Wrong::Unpinned))
-}
-
-fn mend(wrong: Wrong, link: BorrowedFd<'_>, pin: &Path, program: &Program) -> io::Result<()> {
-    match wrong {
-        Wrong::Replaced => links::update(link, program.fd().map_err(io::Error::other)?.as_fd()),
-        Wrong::Unpinned => links::pin_again(link, pin),
-        Wrong::Detached => Ok(()),
-    }
 }

@@ -1,14 +1,14 @@
 //! Segments of more than 64 KiB on the loopback device of a captured pod (BIG TCP for IPv4, Linux 6.3).
 //!
 //! Between an application and its agent every byte crosses the pod's `lo`. The kernel's work there is for each segment, not
-//! for each byte, so larger ones take a third of the CPU off bulk (docs/adr/0012). Nothing leaves the pod that way: the
+//! for each byte, so larger ones make bulk cheaper (docs/adr/0012 has what was measured). Nothing leaves the pod that way: the
 //! other devices are not touched, and IPv6, which needs an extension header for it, is left as it is.
 //!
 //! Set when a pod is taken in, and put back to the kernel's default when it was let go. An older kernel knows nothing of
 //! it, and goes on as before. Not here: a flag for it, and a memory of what somebody else may have set.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::Netns;
 use super::delivery_route::{LOOPBACK, attribute, exchange};
@@ -28,20 +28,30 @@ pub struct BigSegments {
 }
 
 impl BigSegments {
-    /// Sets the size in a pod's namespace, if the kernel has it.
-    pub fn keep(netns: &Arc<Netns>) -> Option<Self> {
-        match netns.within(|| set(LARGE)) {
-            Ok(()) => Some(Self { netns: netns.clone() }),
-            Err(error) => {
-                tracing::debug!(cookie = netns.cookie(), %error, "no large segments on a pod's loopback");
-                None
-            }
+    /// Sets the size in a pod's namespace, if the kernel has it, or shares what keeps it there already: connections of a
+    /// capture that is over may outlive the beginning of the next.
+    pub fn keep(netns: &Arc<Netns>) -> Option<Arc<Self>> {
+        let mut slot = netns.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = slot.upgrade() {
+            return Some(kept);
         }
+        if let Err(error) = netns.within(|| set(LARGE)) {
+            tracing::debug!(cookie = netns.cookie(), %error, "no large segments on a pod's loopback");
+            return None;
+        }
+        let kept = Arc::new(Self { netns: netns.clone() });
+        *slot = Arc::downgrade(&kept);
+        Some(kept)
     }
 }
 
 impl Drop for BigSegments {
     fn drop(&mut self) {
+        let slot = self.netns.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody has asked for it again between the last reference's end and here.
+        if slot.strong_count() > 0 {
+            return;
+        }
         if let Err(error) = self.netns.within(|| set(DEFAULT)) {
             tracing::debug!(cookie = self.netns.cookie(), %error, "a pod's loopback keeps large segments");
         }

@@ -22,7 +22,7 @@ pub struct Pod {
     pub delivery_route: Option<Arc<DeliveryRoute>>,
     /// Cheaper bulk on the pod's loopback, if the kernel has it.
     #[expect(dead_code, reason = "it is held, not read")]
-    pub big_segments: Option<BigSegments>,
+    pub big_segments: Option<Arc<BigSegments>>,
     /// Its own addresses: at most one of each family is listened at.
     pub addresses: Vec<IpAddr>,
     /// Cancelled when the pod is let go: listeners stop accepting, relays that run go on.

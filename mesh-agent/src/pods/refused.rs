@@ -6,6 +6,7 @@ use mesh_model::Reason;
 
 use super::listeners;
 use crate::kernel::MapFailure;
+use crate::outbound::Chain;
 
 /// Why a pod could not be taken in.
 pub(super) struct Refused {
@@ -24,17 +25,6 @@ impl Refused {
 impl From<MapFailure> for Refused {
     fn from(error: MapFailure) -> Self {
         let reason = if error.is_full() { Reason::MapFull } else { Reason::CaptureFailed };
-        Self { reason, detail: chain(&error) }
+        Self { reason, detail: Chain(&error).to_string() }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }
