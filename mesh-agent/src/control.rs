@@ -182,6 +182,11 @@ fn workload_of(change: &Change) -> Option<&Uid> {
     match change {
         Change::Workload(workload) => Some(&workload.uid),
         Change::WorkloadRemoved(uid) => Some(uid),
-        Change::Service(_) | Change::ServiceRemoved(_) => None,
+        Change::Service(_)
+        | Change::ServiceRemoved(_)
+        | Change::Mesh(_)
+        | Change::MeshRemoved
+        | Change::Node(_)
+        | Change::NodeRemoved(_) => None,
     }
 }

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mesh_model::{Change, Identity, Phase, Service, ServiceKey, Uid, Workload};
+use mesh_model::{Change, Identity, MeshSettings, NodeInfo, Phase, Service, ServiceKey, Uid, Workload};
 
 mod captures;
 mod endpoints;
@@ -51,9 +51,13 @@ pub struct Index {
     /// The handler of each RuntimeClass.
     runtime_classes: HashMap<Arc<str>, Arc<str>>,
     captures: Captures,
+    nodes: HashMap<Arc<str>, NodeInfo>,
+    mesh: Option<MeshSettings>,
 
     dirty_workloads: BTreeSet<Uid>,
     dirty_services: BTreeSet<ObjectName>,
+    dirty_nodes: BTreeSet<Arc<str>>,
+    dirty_mesh: bool,
 
     /// What was given out.
     workloads: HashMap<Uid, Workload>,
@@ -120,6 +124,14 @@ impl Index {
                     self.touch_pods_under(&class.name);
                 }
             }
+            Fact::Node(node) => {
+                self.dirty_nodes.insert(node.name.clone());
+                self.nodes.insert(node.name.clone(), node);
+            }
+            Fact::Mesh(settings) => {
+                self.dirty_mesh = true;
+                self.mesh = Some(*settings);
+            }
         }
     }
 
@@ -145,6 +157,14 @@ impl Index {
             Kind::RuntimeClass => {
                 self.runtime_classes.remove(&key.name);
                 self.touch_pods_under(&key.name);
+            }
+            Kind::Node => {
+                self.nodes.remove(&key.name);
+                self.dirty_nodes.insert(key.name.clone());
+            }
+            Kind::MeshConfig => {
+                self.mesh = None;
+                self.dirty_mesh = true;
             }
         }
     }
@@ -249,6 +269,16 @@ impl Index {
                     }
                 }
             }
+        }
+        // Who publishes leaves out what is the same as before.
+        for name in std::mem::take(&mut self.dirty_nodes) {
+            changes.push(match self.nodes.get(&name) {
+                Some(node) => Change::Node(node.clone()),
+                None => Change::NodeRemoved(name),
+            });
+        }
+        if std::mem::take(&mut self.dirty_mesh) {
+            changes.push(self.mesh.clone().map_or(Change::MeshRemoved, Change::Mesh));
         }
         changes
     }

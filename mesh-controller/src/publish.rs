@@ -20,5 +20,5 @@ mod tokens;
 mod tests;
 
 pub use control::ControlService;
-pub use hub::Hub;
+pub use hub::{Hub, Told};
 pub use tokens::{TokenError, Tokens};

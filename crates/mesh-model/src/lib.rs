@@ -11,11 +11,13 @@ mod identity;
 mod reason;
 pub mod route;
 mod service;
+mod settings;
 mod workload;
 mod world;
 
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use reason::Reason;
 pub use service::{Endpoint, PortMap, Service, ServiceKey};
+pub use settings::{MeshSettings, NodeInfo};
 pub use workload::{Phase, PodState, Tunnel, Uid, Workload};
 pub use world::{Change, World};

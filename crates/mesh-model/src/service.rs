@@ -32,6 +32,10 @@ pub struct Service {
     pub ports: Vec<u16>,
     /// Endpoints, in a stable order.
     pub endpoints: Vec<Endpoint>,
+    /// Connections of one client go to one endpoint until so many seconds after the last; 0: no affinity.
+    pub affinity_seconds: u32,
+    /// Only endpoints of the client's own node (`internalTrafficPolicy: Local`).
+    pub local_only: bool,
 }
 
 /// One place where a Service is served.
@@ -41,10 +45,16 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// The pod behind it, if it is one of the mesh's.
     pub workload: Option<Uid>,
-    /// May be chosen.
+    /// False: terminating and still serving, chosen when no other endpoint is ready.
     pub ready: bool,
     /// Which of its own ports stands for which port of the Service.
     pub ports: Vec<PortMap>,
+    /// The node it is on, if that is known.
+    pub node: Option<Arc<str>>,
+    /// Zones whose clients it is for (EndpointSlice hints); empty: everybody's.
+    pub for_zones: Vec<Arc<str>>,
+    /// Nodes likewise.
+    pub for_nodes: Vec<Arc<str>>,
 }
 
 /// A Service's port and the endpoint's own for it.
@@ -60,6 +70,14 @@ impl ServiceKey {
     /// Names a Service.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl Service {
+    /// A Service with nothing to it: no address, no port, no endpoint.
+    pub fn bare(key: ServiceKey) -> Self {
+        let (addresses, ports, endpoints) = (Vec::new(), Vec::new(), Vec::new());
+        Self { key, addresses, ports, endpoints, affinity_seconds: 0, local_only: false }
     }
 }
 
@@ -79,6 +97,12 @@ impl FromStr for ServiceKey {
 }
 
 impl Endpoint {
+    /// A ready endpoint at an address, of no pod, with no ports and no hints.
+    pub fn at(address: IpAddr) -> Self {
+        let (for_zones, for_nodes, ports) = (Vec::new(), Vec::new(), Vec::new());
+        Self { address, workload: None, ready: true, ports, node: None, for_zones, for_nodes }
+    }
+
     /// The endpoint's own port for a port of the Service.
     pub fn target_port(&self, service_port: u16) -> Option<u16> {
         self.ports.iter().find(|map| map.service == service_port).map(|map| map.target)

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::{Service, ServiceKey, Tunnel, Uid, Workload};
+use crate::{MeshSettings, NodeInfo, Service, ServiceKey, Tunnel, Uid, Workload};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -28,6 +28,14 @@ pub enum Change {
     Service(Service),
     /// A service is gone.
     ServiceRemoved(ServiceKey),
+    /// The mesh's settings are new or different.
+    Mesh(MeshSettings),
+    /// Nothing is set any more.
+    MeshRemoved,
+    /// What is said of a node (an agent hears of its own alone) is new or different.
+    Node(NodeInfo),
+    /// A node is gone.
+    NodeRemoved(Arc<str>),
 }
 
 /// All workloads and services as of the last applied batch.
@@ -39,6 +47,8 @@ pub struct World {
     by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
     services: HashMap<ServiceKey, Arc<Service>>,
     by_service_address: HashMap<IpAddr, Arc<Service>>,
+    mesh: Option<Arc<MeshSettings>>,
+    nodes: HashMap<Arc<str>, Arc<NodeInfo>>,
 }
 
 impl World {
@@ -82,6 +92,10 @@ impl World {
                 self.services.insert(new.key.clone(), new);
             }
             Change::ServiceRemoved(key) => self.remove_service(&key),
+            Change::Mesh(settings) => self.mesh = Some(Arc::new(settings)),
+            Change::MeshRemoved => self.mesh = None,
+            Change::Node(node) => drop(self.nodes.insert(node.name.clone(), Arc::new(node))),
+            Change::NodeRemoved(name) => drop(self.nodes.remove(&name)),
         }
     }
 
@@ -127,6 +141,21 @@ impl World {
     /// The service behind a service address.
     pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
         self.by_service_address.get(&address)
+    }
+
+    /// What the operator set, if anything.
+    pub fn mesh(&self) -> Option<&Arc<MeshSettings>> {
+        self.mesh.as_ref()
+    }
+
+    /// What was said of a node.
+    pub fn node(&self, name: &str) -> Option<&Arc<NodeInfo>> {
+        self.nodes.get(name)
+    }
+
+    /// All nodes that were spoken of, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<NodeInfo>> {
+        self.nodes.values()
     }
 
     /// All workloads, in no order.

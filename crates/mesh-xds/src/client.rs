@@ -21,7 +21,7 @@ mod update;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -100,7 +100,28 @@ struct Reports {
     newest: BTreeMap<Uid, Capture>,
     /// Which of them the controller has not been told on this stream.
     unsaid: BTreeSet<Uid>,
+    /// For people; the oldest go when there are too many.
+    events: VecDeque<NodeEvent>,
+    /// The node has let go of everything; said again on every stream.
+    left: bool,
+    left_unsaid: bool,
 }
+
+/// What people are to be told of a pod of this node, or of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEvent {
+    /// Of which pod; `None`: of the node.
+    pub uid: Option<Uid>,
+    /// A word in CamelCase, as in a Kubernetes Event.
+    pub reason: String,
+    /// One sentence.
+    pub note: String,
+    /// A warning, or else normal.
+    pub warning: bool,
+}
+
+/// Events that may wait for a stream.
+const UNSAID_EVENTS: usize = 256;
 
 impl Client {
     /// Starts the stream's task. Never fails: what is wrong comes as [`Event::Disconnected`] and in
@@ -141,6 +162,26 @@ impl Client {
         let mut reports = self.shared.reports();
         reports.newest.remove(uid);
         reports.unsaid.remove(uid);
+    }
+
+    /// Has the controller tell people something. Best effort, and once.
+    pub fn tell(&self, event: NodeEvent) {
+        let mut reports = self.shared.reports();
+        if reports.events.len() >= UNSAID_EVENTS {
+            reports.events.pop_front();
+        }
+        reports.events.push_back(event);
+        drop(reports);
+        self.shared.reported.notify_one();
+    }
+
+    /// The mesh is leaving, and this node has let go of everything. Said again after every reconnect.
+    pub fn left(&self) {
+        let mut reports = self.shared.reports();
+        reports.left = true;
+        reports.left_unsaid = true;
+        drop(reports);
+        self.shared.reported.notify_one();
     }
 
     /// Has the controller sign a certificate request for an identity that runs on this node. The chain, PEM, leaf

@@ -1,23 +1,28 @@
-//! What travels: a workload or a service, its name, and the hash that is its version.
+//! What travels: a workload, a service, the mesh's settings or a node; its name, and the hash that is its version.
 //!
 //! The body is encoded once by the publisher and shared by every stream. Decoding is strict: a value outside its
 //! range, an unknown word or a name that does not fit the body is an error that names the resource; nothing is guessed.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mesh_model::{
-    Change, Endpoint, IdentityError, Phase, PortMap, Reason, Service, ServiceKey, Tunnel, Uid, Workload,
-    World,
+    Change, Endpoint, IdentityError, MeshSettings, NodeInfo, Phase, PortMap, Reason, Service, ServiceKey,
+    Tunnel, Uid, Workload, World,
 };
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::proto;
 
+mod settings;
 #[cfg(test)]
 mod tests;
+
+/// The name of the mesh's settings.
+const MESH: &str = "mesh";
 
 /// What a resource is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,19 +31,27 @@ pub enum Name {
     Workload(Uid),
     /// A service; namespace and name.
     Service(String, String),
+    /// The mesh's settings.
+    Mesh,
+    /// A node; only its own agent hears of it.
+    Node(String),
 }
 
 /// SHA-256 of type, name and body, truncated to 16 bytes. Equal versions mean equal contents.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Version(pub [u8; 16]);
 
-/// A workload or a service.
+/// One thing that an agent is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// A pod.
     Workload(Workload),
     /// A service with its endpoints.
     Service(Service),
+    /// What the operator set for the whole mesh.
+    Mesh(MeshSettings),
+    /// A node, for its own agent.
+    Node(NodeInfo),
 }
 
 /// A resource as it goes over the wire.
@@ -83,6 +96,8 @@ impl Resource {
         match self {
             Self::Workload(workload) => Name::Workload(workload.uid.clone()),
             Self::Service(service) => Name::of_service(&service.key),
+            Self::Mesh(_) => Name::Mesh,
+            Self::Node(node) => Name::Node(node.name.as_ref().into()),
         }
     }
 
@@ -91,6 +106,8 @@ impl Resource {
         match self {
             Self::Workload(workload) => Change::Workload(workload),
             Self::Service(service) => Change::Service(service),
+            Self::Mesh(settings) => Change::Mesh(settings),
+            Self::Node(node) => Change::Node(node),
         }
     }
 
@@ -98,7 +115,9 @@ impl Resource {
     pub fn all_of(world: &World) -> Vec<Self> {
         let workloads = world.workloads().map(|workload| Self::Workload(workload.as_ref().clone()));
         let services = world.services().map(|service| Self::Service(service.as_ref().clone()));
-        workloads.chain(services).collect()
+        let mesh = world.mesh().map(|settings| Self::Mesh(settings.as_ref().clone()));
+        let nodes = world.nodes().map(|node| Self::Node(node.as_ref().clone()));
+        workloads.chain(services).chain(mesh).chain(nodes).collect()
     }
 
     /// The bytes and their hash.
@@ -106,6 +125,8 @@ impl Resource {
         let body: Bytes = match self {
             Self::Workload(workload) => encode_workload(workload).encode_to_vec().into(),
             Self::Service(service) => encode_service(service).encode_to_vec().into(),
+            Self::Mesh(mesh) => settings::encode_mesh(mesh).encode_to_vec().into(),
+            Self::Node(node) => settings::encode_node(node).encode_to_vec().into(),
         };
         let version = Version::of(&self.name(), &body);
         Encoded { version, body }
@@ -123,6 +144,14 @@ impl Resource {
                 let message = proto::Service::decode(body.clone()).map_err(broken)?;
                 decode_service(name, message).map(Self::Service)
             }
+            Name::Mesh => {
+                let message = proto::Mesh::decode(body.clone()).map_err(broken)?;
+                settings::decode_mesh(name, message).map(Self::Mesh)
+            }
+            Name::Node(_) => {
+                let message = proto::Node::decode(body.clone()).map_err(broken)?;
+                settings::decode_node(name, message).map(Self::Node)
+            }
         }
     }
 }
@@ -138,6 +167,8 @@ impl Name {
         match self {
             Self::Workload(uid) => Change::WorkloadRemoved(uid),
             Self::Service(namespace, name) => Change::ServiceRemoved(ServiceKey::new(&namespace, &name)),
+            Self::Mesh => Change::MeshRemoved,
+            Self::Node(name) => Change::NodeRemoved(name.into()),
         }
     }
 
@@ -146,6 +177,8 @@ impl Name {
         let (kind, name) = match self {
             Self::Workload(uid) => (proto::ResourceType::Workload, uid.as_str().to_owned()),
             Self::Service(namespace, name) => (proto::ResourceType::Service, format!("{namespace}/{name}")),
+            Self::Mesh => (proto::ResourceType::Mesh, MESH.to_owned()),
+            Self::Node(name) => (proto::ResourceType::Node, name.clone()),
         };
         proto::ResourceName { r#type: kind.into(), name }
     }
@@ -164,7 +197,12 @@ impl Name {
                 }
                 _ => Err(malformed()),
             },
-            proto::ResourceType::Workload | proto::ResourceType::Unspecified => Err(malformed()),
+            proto::ResourceType::Mesh if name.name == MESH => Ok(Self::Mesh),
+            proto::ResourceType::Node if !name.name.is_empty() => Ok(Self::Node(name.name.clone())),
+            proto::ResourceType::Workload
+            | proto::ResourceType::Mesh
+            | proto::ResourceType::Node
+            | proto::ResourceType::Unspecified => Err(malformed()),
         }
     }
 }
@@ -182,6 +220,11 @@ impl Version {
                 hash.update(b"s\0");
                 hash.update(namespace);
                 hash.update(b"\0");
+                hash.update(name);
+            }
+            Name::Mesh => hash.update(b"m\0"),
+            Name::Node(name) => {
+                hash.update(b"n\0");
                 hash.update(name);
             }
         }
@@ -203,6 +246,8 @@ impl fmt::Display for Name {
         match self {
             Self::Workload(uid) => write!(f, "workload {uid}"),
             Self::Service(namespace, name) => write!(f, "service {namespace}/{name}"),
+            Self::Mesh => f.write_str("the mesh's settings"),
+            Self::Node(name) => write!(f, "node {name}"),
         }
     }
 }
@@ -265,6 +310,9 @@ fn encode_service(service: &Service) -> proto::Service {
             .iter()
             .map(|map| proto::PortMap { service: map.service.into(), target: map.target.into() })
             .collect(),
+        node: endpoint.node.as_deref().unwrap_or_default().into(),
+        for_zones: strings(&endpoint.for_zones),
+        for_nodes: strings(&endpoint.for_nodes),
     };
     proto::Service {
         namespace: service.key.namespace.as_ref().into(),
@@ -272,7 +320,17 @@ fn encode_service(service: &Service) -> proto::Service {
         addresses: service.addresses.iter().map(encode_address).collect(),
         ports: service.ports.iter().copied().map(u32::from).collect(),
         endpoints: service.endpoints.iter().map(endpoint).collect(),
+        affinity_seconds: service.affinity_seconds,
+        local_only: service.local_only,
     }
+}
+
+fn strings(all: &[Arc<str>]) -> Vec<String> {
+    all.iter().map(|one| one.as_ref().to_owned()).collect()
+}
+
+fn shared(all: &[String]) -> Vec<Arc<str>> {
+    all.iter().map(|one| one.as_str().into()).collect()
 }
 
 /// Reads the fields of one resource; every complaint carries its name.
@@ -376,7 +434,17 @@ fn decode_service(name: &Name, message: proto::Service) -> Result<Service, Resou
             workload: (!endpoint.workload.is_empty()).then(|| Uid::new(&endpoint.workload)),
             ready: endpoint.ready,
             ports: maps,
+            node: (!endpoint.node.is_empty()).then(|| endpoint.node.as_str().into()),
+            for_zones: shared(&endpoint.for_zones),
+            for_nodes: shared(&endpoint.for_nodes),
         });
     }
-    Ok(Service { key, addresses: read.addresses("addresses", &message.addresses)?, ports, endpoints })
+    Ok(Service {
+        key,
+        addresses: read.addresses("addresses", &message.addresses)?,
+        ports,
+        endpoints,
+        affinity_seconds: message.affinity_seconds,
+        local_only: message.local_only,
+    })
 }

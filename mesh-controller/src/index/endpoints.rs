@@ -27,6 +27,8 @@ impl Index {
             addresses: service.addresses.clone(),
             ports,
             endpoints: each_address_once(endpoints),
+            affinity_seconds: 0,
+            local_only: false,
         })
     }
 
@@ -41,10 +43,9 @@ impl Index {
             .flat_map(|pod| {
                 let ports = ports_of_pod(service, pod);
                 pod.addresses.iter().map(move |address| Endpoint {
-                    address: *address,
                     workload: Some(pod.uid.clone()),
-                    ready: true,
                     ports: ports.clone(),
+                    ..Endpoint::at(*address)
                 })
             })
             .filter(|endpoint| !endpoint.ports.is_empty())
@@ -70,10 +71,9 @@ impl Index {
             }
             for address in &endpoint.addresses {
                 endpoints.push(Endpoint {
-                    address: *address,
                     workload: pod.map(|pod| pod.uid.clone()),
-                    ready: true,
                     ports: ports.clone(),
+                    ..Endpoint::at(*address)
                 });
             }
         }

@@ -13,10 +13,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mesh_model::IdentityError;
+use mesh_crd::MeshConfig;
+use mesh_crd::mesh_config::MeshConfigError;
+use mesh_model::{IdentityError, MeshSettings, NodeInfo};
 
 mod left_alone;
 mod pod;
@@ -49,6 +51,10 @@ pub enum Fact {
     Slice(SliceFact),
     /// Of a RuntimeClass.
     RuntimeClass(RuntimeClassFact),
+    /// Of a Node.
+    Node(NodeInfo),
+    /// Of a MeshConfig.
+    Mesh(Box<MeshSettings>),
 }
 
 /// The kinds that give facts.
@@ -64,6 +70,10 @@ pub enum Kind {
     EndpointSlice,
     /// RuntimeClass.
     RuntimeClass,
+    /// Node.
+    Node,
+    /// MeshConfig.
+    MeshConfig,
 }
 
 /// What an object is known by. A Namespace and a RuntimeClass have an empty namespace.
@@ -117,6 +127,9 @@ pub enum FactError {
     /// Namespace and service account make no identity.
     #[error("the pod's identity is malformed")]
     Identity(#[source] IdentityError),
+    /// A MeshConfig that cannot be in force.
+    #[error("the configuration cannot be in force")]
+    Mesh(#[source] MeshConfigError),
 }
 
 impl Fact {
@@ -128,6 +141,8 @@ impl Fact {
             Self::Service(fact) => (Kind::Service, fact.key.namespace.clone(), fact.key.name.clone()),
             Self::Slice(fact) => (Kind::EndpointSlice, fact.namespace.clone(), fact.name.clone()),
             Self::RuntimeClass(fact) => (Kind::RuntimeClass, "".into(), fact.name.clone()),
+            Self::Node(fact) => (Kind::Node, "".into(), fact.name.clone()),
+            Self::Mesh(_) => (Kind::MeshConfig, "".into(), mesh_crd::MESH_CONFIG.into()),
         };
         Key { kind, namespace, name }
     }
@@ -148,6 +163,28 @@ impl RuntimeClassFact {
     }
 }
 
+/// The well-known label of a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Reads a Node.
+pub fn node(node: &Node) -> Result<NodeInfo, FactError> {
+    let meta = &node.metadata;
+    let zone = meta.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL)).filter(|zone| !zone.is_empty());
+    let status = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    // Host names are among them, too.
+    let addresses = status.into_iter().flatten().filter_map(|entry| entry.address.parse::<IpAddr>().ok());
+    Ok(NodeInfo {
+        name: name(meta)?,
+        zone: zone.map(|zone| zone.as_str().into()),
+        addresses: addresses.map(|address| address.to_canonical()).collect(),
+    })
+}
+
+/// Reads a MeshConfig.
+pub fn mesh(config: &MeshConfig) -> Result<MeshSettings, FactError> {
+    config.settings().map_err(FactError::Mesh)
+}
+
 impl Kind {
     /// As it is written in an object.
     pub fn as_str(self) -> &'static str {
@@ -157,6 +194,8 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::RuntimeClass => "RuntimeClass",
+            Self::Node => "Node",
+            Self::MeshConfig => "MeshConfig",
         }
     }
 }

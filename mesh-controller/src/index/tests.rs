@@ -56,6 +56,7 @@ impl World {
                 Change::ServiceRemoved(key) => {
                     self.services.remove(&key).expect("it was given out");
                 }
+                Change::Mesh(_) | Change::MeshRemoved | Change::Node(_) | Change::NodeRemoved(_) => {}
             }
         }
         count

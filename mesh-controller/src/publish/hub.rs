@@ -8,7 +8,7 @@ use mesh_telemetry::api::{AgentRow, FileRow};
 use mesh_xds::Version;
 use mesh_xds::delta::{Published, Session};
 use mesh_xds::proto;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::index::{Captures, Index, NotOnNode, Report};
 use crate::metrics::Metrics;
@@ -23,8 +23,28 @@ pub struct Hub {
     generation: watch::Sender<u64>,
     /// The captures changed: wakes whoever writes them down.
     captures_changed: Notify,
+    /// What people are to be told; whoever writes it down subscribes.
+    told: broadcast::Sender<Told>,
     metrics: Metrics,
 }
+
+/// What people are to be told: an Event, in Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whose agent says so.
+    pub node: String,
+    /// Of which pod; `None`: of the node.
+    pub uid: Option<Uid>,
+    /// A word in CamelCase.
+    pub reason: String,
+    /// One sentence.
+    pub note: String,
+    /// A warning, or else normal.
+    pub warning: bool,
+}
+
+/// What is told and nobody has written down yet; older ones are lost.
+const TOLD: usize = 1_024;
 
 #[derive(Debug)]
 struct State {
@@ -44,6 +64,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Agent {
+    /// The mesh is leaving, and it has let go of everything.
+    left: bool,
     version: String,
     acked: Option<Version>,
 }
@@ -95,6 +117,7 @@ impl Hub {
             state: Mutex::new(state),
             generation: watch::Sender::new(0),
             captures_changed: Notify::new(),
+            told: broadcast::Sender::new(TOLD),
             metrics,
         })
     }
@@ -167,6 +190,36 @@ impl Hub {
         release(&mut state);
         drop(state);
         self.captures_changed.notify_one();
+    }
+
+    /// Tells people something, in the log and to whoever subscribed.
+    pub fn tell(&self, told: Told) {
+        let Told { node, uid, reason, note, warning } = &told;
+        let pod = uid.as_ref().map(Uid::as_str).unwrap_or_default();
+        match warning {
+            true => tracing::warn!(node, pod, reason, "{note}"),
+            false => tracing::info!(node, pod, reason, "{note}"),
+        }
+        // Nobody writes it down: the log has it.
+        let _unheard = self.told.send(told);
+    }
+
+    /// What people are told from now on.
+    pub fn all_told(&self) -> broadcast::Receiver<Told> {
+        self.told.subscribe()
+    }
+
+    /// The mesh is leaving, and a node's agent has let go of everything.
+    pub(super) fn left(&self, node: &str) {
+        tracing::info!(node, "the node has let go of everything");
+        self.state().agents.entry(node.into()).or_default().left = true;
+        self.captures_changed.notify_one();
+    }
+
+    /// The nodes that have let go of everything.
+    pub fn nodes_left(&self) -> Vec<String> {
+        let state = self.state();
+        state.agents.iter().filter(|(_, agent)| agent.left).map(|(node, _)| node.clone()).collect()
     }
 
     /// Whether a pod on the node runs as the identity.
@@ -286,7 +339,12 @@ fn tell_left_alone(told: &mut BTreeMap<Uid, Reason>, changes: &[Change]) {
                 None => drop(told.remove(&workload.uid)),
             },
             Change::WorkloadRemoved(uid) => drop(told.remove(uid)),
-            Change::Service(_) | Change::ServiceRemoved(_) => {}
+            Change::Service(_)
+            | Change::ServiceRemoved(_)
+            | Change::Mesh(_)
+            | Change::MeshRemoved
+            | Change::Node(_)
+            | Change::NodeRemoved(_) => {}
         }
     }
 }

@@ -120,6 +120,14 @@ impl Stream {
                 let reports = reports.reports.into_iter().map(decode_report).collect::<Result<_, _>>()?;
                 self.hub.report(&self.node, reports);
             }
+            Hear::Events(events) => {
+                for event in events.events {
+                    let uid = (!event.uid.is_empty()).then(|| Uid::new(&event.uid));
+                    let (reason, note, warning) = (event.reason, event.note, event.warning);
+                    self.hub.tell(super::Told { node: self.node.clone(), uid, reason, note, warning });
+                }
+            }
+            Hear::Left(_) => self.hub.left(&self.node),
             Hear::Hello(_) => return Err(Status::invalid_argument("a second hello")),
         }
         Ok(())

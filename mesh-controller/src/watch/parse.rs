@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
+use mesh_crd::MeshConfig;
 use mesh_model::TrustDomain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +16,7 @@ use serde_json::value::RawValue;
 use serde_saphyr::{DefaultMessageFormatter, MessageFormatter as _, Spanned};
 
 use crate::index::facts::{
-    Fact, FactError, NamespaceFact, PodFact, RuntimeClassFact, ServiceFact, SliceFact,
+    self, Fact, FactError, NamespaceFact, PodFact, RuntimeClassFact, ServiceFact, SliceFact,
 };
 
 /// Scalars, sequences and mappings in one document: a List of some ten thousand pods.
@@ -242,7 +243,10 @@ impl Source<'_> {
             ("node.k8s.io/v1", "RuntimeClass") => {
                 RuntimeClassFact::new(&self.read::<RuntimeClass>()?).map(Fact::RuntimeClass).map(Some)
             }
-            ("v1", "Node") => self.read::<Node>().map(|_| Ok(None))?,
+            ("v1", "Node") => facts::node(&self.read::<Node>()?).map(Fact::Node).map(Some),
+            ("weft.dev/v1alpha1", "MeshConfig") => {
+                facts::mesh(&self.read::<MeshConfig>()?).map(|settings| Some(Fact::Mesh(Box::new(settings))))
+            }
             ("v1", "ServiceAccount") => self.read::<ServiceAccount>().map(|_| Ok(None))?,
             ("", _) => {
                 return Err(Broken {

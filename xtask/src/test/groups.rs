@@ -63,6 +63,12 @@ pub(super) const GROUPS: &[Group] = &[
         packages: &["faults"],
         privileged: true,
     },
+    Group {
+        name: "kube",
+        about: "the mesh from the Kubernetes API: a real API server, real Helm, and what happens when either is gone",
+        packages: &["kube-tests"],
+        privileged: true,
+    },
 ];
 
 /// The groups of these names, each once, in the table's order; all of them for no name. An unknown name is returned.

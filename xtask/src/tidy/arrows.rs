@@ -1,7 +1,7 @@
 //! Who may depend on whom.
 //!
 //! ```text
-//! 0 mesh-common  1 mesh-model  2 mesh-identity, mesh-telemetry  3 mesh-hbone, mesh-xds  4 ends  5 lab  6 tests, xtask
+//! 0 mesh-common  1 mesh-model  2 mesh-crd, mesh-identity, mesh-telemetry  3 mesh-hbone, mesh-xds  4 ends  5 lab  6 tests, xtask
 //! 7 tests that lean on the cast of other tests
 //! ```
 //!
@@ -17,11 +17,21 @@ use std::collections::BTreeSet;
 const LAYERS: [&[&str]; 8] = [
     &["mesh-common"],
     &["mesh-model"],
-    &["mesh-identity", "mesh-telemetry"],
+    &["mesh-crd", "mesh-identity", "mesh-telemetry"],
     &["mesh-hbone", "mesh-xds"],
     &["mesh-agent", "mesh-controller", "mesh-cli", "mesh-ebpf"],
     &["lab"],
-    &["bench", "datapath", "ebpf-tests", "escapes", "exhaustion", "foreign", "hostile", "xtask"],
+    &[
+        "bench",
+        "datapath",
+        "ebpf-tests",
+        "escapes",
+        "exhaustion",
+        "foreign",
+        "hostile",
+        "kube-tests",
+        "xtask",
+    ],
     &["faults"],
 ];
 

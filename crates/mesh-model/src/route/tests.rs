@@ -6,10 +6,10 @@ use crate::{Change, PortMap, Tunnel, Uid};
 
 fn endpoint(address: &str, target: u16, ready: bool) -> Endpoint {
     Endpoint {
-        address: address.parse().unwrap(),
         workload: Some(Uid::new(address)),
         ready,
         ports: vec![PortMap { service: 80, target }],
+        ..Endpoint::at(address.parse().unwrap())
     }
 }
 
@@ -18,10 +18,10 @@ fn world(endpoints: Vec<Endpoint>) -> World {
     world.apply(Change::Workload(workload("tunnelled", "10.0.0.1", Tunnel::Hbone)));
     world.apply(Change::Workload(workload("plain", "10.0.0.2", Tunnel::None)));
     world.apply(Change::Service(Service {
-        key: ServiceKey::new("shop", "web"),
         addresses: vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         ports: vec![80],
         endpoints,
+        ..Service::bare(ServiceKey::new("shop", "web"))
     }));
     world.set_complete();
     world

@@ -55,10 +55,9 @@ fn a_finished_pod_owns_no_address() {
 fn a_service_address_goes_with_the_service_that_holds_it_last() {
     let mut world = World::default();
     let service = |name: &str| Service {
-        key: ServiceKey::new("shop", name),
         addresses: vec!["10.96.0.1".parse().unwrap()],
         ports: vec![80],
-        endpoints: vec![],
+        ..Service::bare(ServiceKey::new("shop", name))
     };
     world.apply(Change::Service(service("a")));
     world.apply(Change::Service(service("b")));

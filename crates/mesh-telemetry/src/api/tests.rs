@@ -167,15 +167,14 @@ fn a_workload_and_a_service_become_rows() {
         }),
     );
     let service = Service {
-        key: ServiceKey::new("shop", "web"),
         addresses: vec!["10.96.0.1".parse().unwrap()],
         ports: vec![80],
         endpoints: vec![Endpoint {
-            address: "10.0.1.2".parse().unwrap(),
             workload: Some(Uid::new("11")),
-            ready: true,
             ports: vec![PortMap { service: 80, target: 8080 }],
+            ..Endpoint::at("10.0.1.2".parse().unwrap())
         }],
+        ..Service::bare(ServiceKey::new("shop", "web"))
     };
     same(
         ServiceRow::from(&service),

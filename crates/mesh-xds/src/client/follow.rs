@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::backoff::{Backoff, jitter};
 use super::connect::{ConnectError, authorization, connect, control};
-use super::{Capture, Event, Shared, Update};
+use super::{Capture, Event, NodeEvent, Shared, Update};
 use crate::delta::{Received, Replica};
 use crate::proto;
 use crate::proto::agent_message::Message as Say;
@@ -111,7 +111,7 @@ impl Follower {
         let hello = proto::Hello {
             node: config.node.clone(),
             agent_version: config.version.clone(),
-            subscribe: vec![proto::ResourceType::Workload.into(), proto::ResourceType::Service.into()],
+            subscribe: Vec::new(),
             held: self.replica.held(),
         };
         say(&outbox, Say::Hello(hello)).await?;
@@ -143,9 +143,9 @@ impl Follower {
                     }
                 }
                 () = self.shared.reported.notified() => {
-                    let reports = self.shared.unsaid();
-                    if !reports.is_empty() {
-                        say(&outbox, Say::Reports(proto::CaptureReports { reports })).await?;
+                    let unsaid = self.shared.unsaid();
+                    for message in unsaid {
+                        say(&outbox, message).await?;
                     }
                 }
                 () = self.events.closed() => return Err(End::Unheard),
@@ -225,15 +225,39 @@ impl Shared {
         let mut reports = self.reports();
         let all = reports.newest.keys().cloned().collect();
         reports.unsaid = all;
+        reports.left_unsaid = reports.left;
         drop(reports);
         self.reported.notify_one();
     }
 
     /// Takes what has not been said on this stream.
-    fn unsaid(&self) -> Vec<proto::CaptureReport> {
+    fn unsaid(&self) -> Vec<Say> {
+        let mut messages = Vec::new();
         let mut reports = self.reports();
         let unsaid = std::mem::take(&mut reports.unsaid);
-        unsaid.iter().filter_map(|uid| Some(encode_report(uid, reports.newest.get(uid)?))).collect()
+        let said: Vec<_> =
+            unsaid.iter().filter_map(|uid| Some(encode_report(uid, reports.newest.get(uid)?))).collect();
+        if !said.is_empty() {
+            messages.push(Say::Reports(proto::CaptureReports { reports: said }));
+        }
+        let events: Vec<_> = reports.events.drain(..).map(encode_event).collect();
+        if !events.is_empty() {
+            messages.push(Say::Events(proto::NodeEvents { events }));
+        }
+        if std::mem::take(&mut reports.left_unsaid) {
+            messages.push(Say::Left(proto::Left {}));
+        }
+        messages
+    }
+}
+
+fn encode_event(event: NodeEvent) -> proto::NodeEvent {
+    let NodeEvent { uid, reason, note, warning } = event;
+    proto::NodeEvent {
+        uid: uid.map(|uid| uid.as_str().to_owned()).unwrap_or_default(),
+        reason,
+        note,
+        warning,
     }
 }
 

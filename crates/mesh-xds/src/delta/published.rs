@@ -54,6 +54,10 @@ impl Published {
             Change::Service(service) => encoded(Resource::Service(service)),
             Change::WorkloadRemoved(uid) => (Name::Workload(uid), None),
             Change::ServiceRemoved(key) => (Name::of_service(&key), None),
+            Change::Mesh(settings) => encoded(Resource::Mesh(settings)),
+            Change::MeshRemoved => (Name::Mesh, None),
+            Change::Node(node) => encoded(Resource::Node(node)),
+            Change::NodeRemoved(name) => (Name::Node(name.as_ref().into()), None),
         };
         match (self.resources.entry(name.clone()), new) {
             (Entry::Occupied(old), Some(new)) if old.get().version == new.version => return None,

@@ -14,8 +14,12 @@ const BATCH_BYTES: usize = 1 << 20;
 /// The controller's side of one stream.
 #[derive(Debug)]
 pub struct Session {
+    /// The client's: of other nodes it hears nothing.
+    node: String,
     workloads: bool,
     services: bool,
+    mesh: bool,
+    nodes: bool,
     /// What the client has. `None`: something by this name, and neither side knows what.
     client: HashMap<Name, Option<Version>>,
     /// What the hello held and this controller never published; not taken away while the published is partial.
@@ -58,8 +62,11 @@ impl Session {
     pub fn new(hello: &proto::Hello, published: &Published) -> Result<Self, ProtocolError> {
         let wants = |kind| hello.subscribe.is_empty() || hello.subscribe().any(|wanted| wanted == kind);
         let mut session = Self {
+            node: hello.node.clone(),
             workloads: wants(proto::ResourceType::Workload),
             services: wants(proto::ResourceType::Service),
+            mesh: wants(proto::ResourceType::Mesh),
+            nodes: wants(proto::ResourceType::Node),
             client: HashMap::with_capacity(hello.held.len()),
             strange: HashSet::new(),
             dirty: BTreeSet::new(),
@@ -89,6 +96,8 @@ impl Session {
         match name {
             Name::Workload(_) => self.workloads,
             Name::Service(..) => self.services,
+            Name::Mesh => self.mesh,
+            Name::Node(name) => self.nodes && *name == self.node,
         }
     }
 

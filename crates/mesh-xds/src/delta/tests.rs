@@ -42,10 +42,9 @@ fn workload(number: u64, revision: u64) -> Workload {
 
 fn service(number: u64, revision: u64) -> Service {
     Service {
-        key: ServiceKey::new("default", &format!("svc-{number}")),
         addresses: vec![[10, 96, 0, number as u8].into()],
         ports: vec![80 + (revision % 3) as u16],
-        endpoints: Vec::new(),
+        ..Service::bare(ServiceKey::new("default", &format!("svc-{number}")))
     }
 }
 
@@ -68,6 +67,10 @@ fn apply(contents: &mut Contents, change: Change) {
         Change::Service(service) => Resource::Service(service),
         Change::WorkloadRemoved(uid) => return drop(contents.remove(&Name::Workload(uid))),
         Change::ServiceRemoved(key) => return drop(contents.remove(&Name::of_service(&key))),
+        Change::Mesh(settings) => Resource::Mesh(settings),
+        Change::MeshRemoved => return drop(contents.remove(&Name::Mesh)),
+        Change::Node(node) => Resource::Node(node),
+        Change::NodeRemoved(name) => return drop(contents.remove(&Name::Node(name.as_ref().into()))),
     };
     contents.insert(resource.name(), resource);
 }

@@ -33,18 +33,17 @@ fn service() -> Service {
         ports: vec![80, 443],
         endpoints: vec![
             Endpoint {
-                address: "10.1.2.3".parse().unwrap(),
                 workload: Some(Uid::new("0f1e")),
-                ready: true,
                 ports: vec![PortMap { service: 80, target: 8080 }],
+                node: Some("node-1".into()),
+                for_zones: vec!["a".into(), "b".into()],
+                for_nodes: vec!["node-1".into()],
+                ..Endpoint::at("10.1.2.3".parse().unwrap())
             },
-            Endpoint {
-                address: "192.0.2.1".parse().unwrap(),
-                workload: None,
-                ready: false,
-                ports: Vec::new(),
-            },
+            Endpoint { ready: false, ..Endpoint::at("192.0.2.1".parse().unwrap()) },
         ],
+        affinity_seconds: 10_800,
+        local_only: true,
     }
 }
 

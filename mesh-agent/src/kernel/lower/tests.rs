@@ -8,15 +8,13 @@ use super::*;
 fn a_service_port_without_an_endpoint_of_its_family_is_refused_in_the_kernel() {
     let mut world = World::default();
     world.apply(Change::Service(Service {
-        key: ServiceKey::new("shop", "web"),
         addresses: vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         ports: vec![80, 81],
         endpoints: vec![Endpoint {
-            address: "10.0.0.1".parse().unwrap(),
-            workload: None,
-            ready: true,
             ports: vec![PortMap { service: 80, target: 8080 }],
+            ..Endpoint::at("10.0.0.1".parse().unwrap())
         }],
+        ..Service::bare(ServiceKey::new("shop", "web"))
     }));
     let rows = services(&world);
     let row = |address: &str, port: u32| {

@@ -1,0 +1,20 @@
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::time::Duration;
+
+use super::parse;
+
+#[test]
+fn numbers_with_units_add_up() {
+    for (text, seconds) in [("24h", 86_400), ("1h30m", 5_400), ("45s", 45), ("7d", 604_800), ("0s", 0)] {
+        assert_eq!(parse(text).unwrap(), Duration::from_secs(seconds), "{text}");
+    }
+}
+
+#[test]
+fn what_is_no_time_is_named() {
+    for text in ["", "24", "h", "1w", "-1h", "1.5h", "24 h", "99999999999999999999s", "18446744073709551615d"]
+    {
+        assert!(parse(text).unwrap_err().to_string().contains(&format!("{text:?}")), "{text}");
+    }
+}

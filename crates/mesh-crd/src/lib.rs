@@ -1,0 +1,27 @@
+//! The wire between the operator and the controller: Weft's own objects (`weft.dev/v1alpha1`), and what the mesh makes of
+//! them.
+//!
+//! ```text
+//! MeshConfig ──▶ mesh_model::MeshSettings ──▶ every agent
+//! NodeState ◀── the controller: what a node's agent said, for the other replicas and for people
+//! ```
+//!
+//! Types are the source: the binary of this crate prints them as CustomResourceDefinitions, which `cargo xtask gen` puts
+//! into the chart. Invariants: what a schema accepts converts without an error, and what does not is refused by the API
+//! server with a message that says what to write. Not here: talking to an API server.
+
+pub mod duration;
+pub mod mesh_config;
+pub mod node_state;
+pub mod port;
+
+pub use mesh_config::{KeyCache, LogFormat, MeshConfig, MeshConfigSpec, PreCaptureSockets, UnknownPods};
+pub use node_state::{NodeState, NodeStateSpec, NodeStateStatus};
+pub use port::PortRange;
+
+/// The group of Weft's objects.
+pub const GROUP: &str = "weft.dev";
+/// The only MeshConfig that counts.
+pub const MESH_CONFIG: &str = "default";
+/// On the MeshConfig, `"true"`: the mesh is being uninstalled.
+pub const LEAVING_ANNOTATION: &str = "weft.dev/leaving";

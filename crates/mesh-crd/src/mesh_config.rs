@@ -1,0 +1,194 @@
+//! MeshConfig: what the operator sets for the whole mesh. One object, named `default`.
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use mesh_model::{MeshSettings, TrustDomain};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::LEAVING_ANNOTATION;
+use crate::duration::{self, NotADuration};
+use crate::port::{NotAPort, PortRange};
+
+#[cfg(test)]
+mod tests;
+
+/// What the operator sets for the whole mesh. A field that is not set has the value of the component's own flag.
+#[derive(Clone, Debug, Default, PartialEq, CustomResource, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "weft.dev",
+    version = "v1alpha1",
+    kind = "MeshConfig",
+    plural = "meshconfigs",
+    singular = "meshconfig",
+    shortname = "mc",
+    category = "weft",
+    status = "MeshConfigStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeshConfigSpec {
+    /// SPIFFE trust domain of all identities. Cannot be changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<String>,
+    /// Destinations that captured pods dial as if there were no mesh (CIDRs).
+    #[serde(default, rename = "excludedCIDRs", skip_serializing_if = "Vec::is_empty")]
+    pub excluded_cidrs: Vec<String>,
+    /// Destination ports likewise, whatever the address: numbers, or ranges like "9000-9010".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded_ports: Vec<PortRange>,
+    /// Namespaces whose pods are outside the mesh before the controller has spoken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootstrap_namespaces: Option<Vec<String>>,
+    /// What a pod may do that nobody has classified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_pods: Option<UnknownPods>,
+    /// What becomes of sockets that a pod opened before its capture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pre_capture_sockets: Option<PreCaptureSockets>,
+    /// Where agents keep private keys over a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_cache: Option<KeyCache>,
+    /// The port on which kubelet listens on every node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubelet_port: Option<u16>,
+    /// Lifetime of workloads' certificates, for example 24h (1m to 90d).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_lifetime: Option<String>,
+    /// How agents and controller write log lines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// What the controller says of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshConfigStatus {
+    /// The generation of the spec that the conditions are about.
+    pub observed_generation: Option<i64>,
+    /// `Accepted`: in force as it stands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// What a pod may do that nobody has classified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownPods {
+    /// Its TCP connects are refused.
+    Refuse,
+    /// It connects as if there were no mesh.
+    Allow,
+}
+
+/// What becomes of sockets that a pod opened before its capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PreCaptureSockets {
+    /// Those of a pod that was labelled when it started, to captured peers, are reset.
+    Reset,
+    /// They are left alone.
+    Keep,
+}
+
+/// Where agents keep private keys over a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyCache {
+    /// In the node's memory.
+    Memory,
+    /// On the node's disk, too.
+    Disk,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why a MeshConfig cannot be in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MeshConfigError {
+    /// Another name than `default`.
+    #[error("the MeshConfig of a mesh is named \"default\", not {0:?}")]
+    Name(String),
+    /// Not a CIDR.
+    #[error("spec.excludedCIDRs: {0:?} is no CIDR: write 10.0.0.0/8 or fd00::/8")]
+    Cidr(String),
+    /// Not a port.
+    #[error("spec.excludedPorts")]
+    Port(#[source] NotAPort),
+    /// Not a time, or too short or too long.
+    #[error("spec.certificateLifetime")]
+    Lifetime(#[source] NotADuration),
+    /// Too short or too long.
+    #[error("spec.certificateLifetime: {0:?} is not between 1m and 90d")]
+    LifetimeRange(String),
+    /// Zero.
+    #[error("spec.kubeletPort: 0 is no port")]
+    KubeletPort,
+    /// Not a trust domain.
+    #[error("spec.trustDomain: {0:?} is no trust domain")]
+    TrustDomain(String),
+}
+
+impl MeshConfig {
+    /// What agents are told.
+    pub fn settings(&self) -> Result<MeshSettings, MeshConfigError> {
+        let spec = &self.spec;
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        if name != crate::MESH_CONFIG {
+            return Err(MeshConfigError::Name(name.into()));
+        }
+        if let Some(domain) = &spec.trust_domain {
+            TrustDomain::new(domain).map_err(|_| MeshConfigError::TrustDomain(domain.clone()))?;
+        }
+        self.certificate_lifetime()?;
+        let cidr = |text: &String| {
+            text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| MeshConfigError::Cidr(text.clone()))
+        };
+        let annotations = self.metadata.annotations.as_ref();
+        Ok(MeshSettings {
+            excluded_prefixes: spec.excluded_cidrs.iter().map(cidr).collect::<Result<_, _>>()?,
+            excluded_ports: spec
+                .excluded_ports
+                .iter()
+                .map(|range| range.range().map_err(MeshConfigError::Port))
+                .collect::<Result<_, _>>()?,
+            bootstrap_namespaces: spec
+                .bootstrap_namespaces
+                .as_ref()
+                .map(|names| names.iter().map(|name| name.as_str().into()).collect()),
+            allow_unknown_pods: spec.unknown_pods.map(|word| word == UnknownPods::Allow),
+            keep_pre_capture_sockets: spec.pre_capture_sockets.map(|word| word == PreCaptureSockets::Keep),
+            keys_on_disk: spec.key_cache.map(|word| word == KeyCache::Disk),
+            kubelet_port: match spec.kubelet_port {
+                Some(0) => return Err(MeshConfigError::KubeletPort),
+                port => port,
+            },
+            log_format: spec.log_format.map(|format| match format {
+                LogFormat::Text => "text".into(),
+                LogFormat::Json => "json".into(),
+            }),
+            leaving: annotations
+                .and_then(|all| all.get(LEAVING_ANNOTATION))
+                .is_some_and(|value| value == "true"),
+        })
+    }
+
+    /// The lifetime of workloads' certificates, if it is set.
+    pub fn certificate_lifetime(&self) -> Result<Option<std::time::Duration>, MeshConfigError> {
+        let Some(text) = &self.spec.certificate_lifetime else { return Ok(None) };
+        let lifetime = duration::parse(text).map_err(MeshConfigError::Lifetime)?;
+        match lifetime.as_secs() {
+            60..=7_776_000 => Ok(Some(lifetime)),
+            _ => Err(MeshConfigError::LifetimeRange(text.clone())),
+        }
+    }
+}
