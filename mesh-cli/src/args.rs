@@ -59,6 +59,14 @@ pub(crate) struct Global {
     )]
     pub(crate) output: Output,
 
+    /// Kubeconfig of the cluster, for what is asked of Kubernetes (also: KUBECONFIG)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig to use; its current one otherwise
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub(crate) context: Option<String>,
+
     /// No colours, even on a terminal (also: NO_COLOR)
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) no_color: bool,
@@ -88,12 +96,16 @@ pub(crate) enum Output {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Check whether this node can carry the mesh
-    #[command(after_help = "Examples:\n  \
+    /// Check whether this node, and the cluster, can carry the mesh
+    #[command(
+        after_help = "The node is checked where an agent answers or mesh-agent is installed; the cluster where there is \
+        a kubeconfig.\n\nExamples:\n  \
         # What is in the way on this node?\n  meshctl check\n\n  \
+        # What is in the way in the cluster?\n  meshctl check --context staging\n\n  \
         # Fail a script where something is\n  meshctl check >/dev/null || exit 1\n\n  \
         # Before there is an agent, for another cgroup hierarchy\n  meshctl check -- --cgroup /sys/fs/cgroup/lab\n\n\
-        Exits 0 when no check fails, 1 when one does. A warning is not a failure.")]
+        Exits 0 when no check fails, 1 when one does. A warning is not a failure."
+    )]
     Check(CheckArgs),
     /// Show how the agent (or a controller) is doing
     #[command(after_help = "Examples:\n  \
@@ -151,6 +163,16 @@ pub(crate) enum Verb {
         # The endpoints of one\n  meshctl services -n shop -o json | jq '.[] | select(.name == \"web\").endpoints'"
     )]
     Services(Scope),
+    /// Take a namespace or a pod into the mesh, or out of it
+    #[command(
+        subcommand_value_name = "COMMAND",
+        after_help = "Examples:\n  \
+        # The same as: kubectl label namespace shop weft.dev/capture=enabled\n  meshctl capture enable shop\n\n  \
+        # One pod alone\n  meshctl capture disable shop/web-0\n\n\
+        Capture begins with the next connection; nothing is restarted. enable looks for NetworkPolicies that would cut \
+        the tunnels first, and changes nothing where there is one (--force does it all the same)."
+    )]
+    Capture(CaptureArgs),
     /// Print the versions of meshctl and of the agent
     #[command(after_help = "Examples:\n  \
         meshctl version\n\n  \
@@ -207,6 +229,58 @@ pub(crate) enum ConnectionSort {
     Destination,
     /// By path: tunnel, direct, plaintext, passthrough
     Path,
+}
+
+/// `capture`'s own verbs.
+#[derive(Debug, Group)]
+pub(crate) struct CaptureArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: CaptureVerb,
+}
+
+/// Into the mesh, or out of it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaptureVerb {
+    /// Label a namespace or a pod weft.dev/capture=enabled
+    Enable {
+        /// NAMESPACE, or NAMESPACE/POD
+        #[arg(value_name = "NAMESPACE[/POD]")]
+        target: Target,
+        /// Even if a NetworkPolicy will cut its tunnels
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take the label off a namespace, or label a pod weft.dev/capture=disabled
+    Disable {
+        /// NAMESPACE, or NAMESPACE/POD
+        #[arg(value_name = "NAMESPACE[/POD]")]
+        target: Target,
+    },
+}
+
+/// A namespace, or a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Which namespace.
+    pub(crate) namespace: String,
+    /// Which of its pods; `None`: all.
+    pub(crate) pod: Option<String>,
+}
+
+impl std::str::FromStr for Target {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (namespace, pod) = match text.split_once('/') {
+            Some((namespace, pod)) => (namespace, Some(pod)),
+            None => (text, None),
+        };
+        if namespace.is_empty() || pod.is_some_and(|pod| pod.is_empty() || pod.contains('/')) {
+            return Err("write NAMESPACE, or NAMESPACE/POD");
+        }
+        Ok(Self { namespace: namespace.into(), pod: pod.map(str::to_owned) })
+    }
 }
 
 /// Flags of `version`.

@@ -13,9 +13,11 @@ use serde_json::Value;
 
 use crate::args::{Args, Output, Verb};
 use crate::client::{Client, ClientError};
+use crate::cluster::{ClusterError, Place};
 use crate::render::table::Table;
 use crate::render::{Style, json, printable};
 
+mod capture;
 mod certs;
 mod check;
 mod completion;
@@ -79,6 +81,9 @@ pub(crate) enum Failure {
         /// What the system said.
         source: io::Error,
     },
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// Standard output could not be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -90,7 +95,9 @@ impl Failure {
         match self {
             Self::Client(error) if error.is_unreachable() => 3,
             Self::NoPreflight { .. } => 3,
+            Self::Cluster(error) if error.is_unreachable() => 3,
             Self::Client(_)
+            | Self::Cluster(_)
             | Self::Shape { .. }
             | Self::Preflight { .. }
             | Self::Run { .. }
@@ -114,6 +121,7 @@ pub(crate) fn complaint(failure: &Failure) -> String {
 #[derive(Debug)]
 struct Context {
     client: Client,
+    cluster: Place,
     output: Output,
     style: Style,
 }
@@ -129,6 +137,7 @@ struct Row<T> {
 pub(crate) fn run(args: &Args, style: Style) -> Result<Answer, Failure> {
     let context = Context {
         client: Client::new(&args.global.socket, args.global.timeout),
+        cluster: Place::new(&args.global),
         output: args.global.output,
         style,
     };
@@ -140,6 +149,7 @@ pub(crate) fn run(args: &Args, style: Style) -> Result<Answer, Failure> {
         Verb::Certs(scope) => certs::run(&context, scope),
         Verb::Workloads(scope) => workloads::run(&context, scope),
         Verb::Services(scope) => services::run(&context, scope),
+        Verb::Capture(capture) => capture::run(&context, capture),
         Verb::Version(version) => version::run(&context, version),
         Verb::Completion(completion) => Ok(completion::run(completion)),
     }

@@ -1,4 +1,4 @@
-//! `meshctl`: asks a node's agent, or the controller, over its admin socket, and prints the answer.
+//! `meshctl`: asks a node's agent, or the controller, over its admin socket (or the cluster's API), and prints the answer.
 //!
 //! ```text
 //! args ──▶ commands/VERB ──▶ client (HTTP over the unix socket) ──▶ render (table, json) ──▶ stdout, exit code
@@ -16,6 +16,7 @@ use clap::Parser;
 
 mod args;
 mod client;
+mod cluster;
 mod commands;
 mod render;
 

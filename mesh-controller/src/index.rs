@@ -21,10 +21,13 @@ use mesh_model::{Change, Identity, MeshSettings, NodeInfo, Phase, Service, Servi
 mod captures;
 mod endpoints;
 pub mod facts;
+mod policies;
 mod workload;
 
 #[cfg(test)]
 mod tests;
+
+use mesh_crd::network_policy::Policy;
 
 pub use captures::{Captures, Report, ReportError, Word};
 use facts::{
@@ -53,11 +56,14 @@ pub struct Index {
     captures: Captures,
     nodes: HashMap<Arc<str>, NodeInfo>,
     mesh: Option<MeshSettings>,
+    policies: BTreeMap<ObjectName, Policy>,
 
     dirty_workloads: BTreeSet<Uid>,
     dirty_services: BTreeSet<ObjectName>,
     dirty_nodes: BTreeSet<Arc<str>>,
     dirty_mesh: bool,
+    /// What tells which policies cut tunnels may be different.
+    dirty_policies: bool,
 
     /// What was given out.
     workloads: HashMap<Uid, Workload>,
@@ -82,6 +88,7 @@ impl Index {
 
     /// A fact is new or different.
     pub fn set(&mut self, fact: Fact) {
+        self.dirty_policies |= matches!(fact, Fact::Namespace(_) | Fact::Pod(_) | Fact::NetworkPolicy(_));
         match fact {
             Fact::Namespace(namespace) => {
                 let old = self.namespaces.insert(namespace.name.clone(), namespace.clone());
@@ -128,6 +135,10 @@ impl Index {
                 self.dirty_nodes.insert(node.name.clone());
                 self.nodes.insert(node.name.clone(), node);
             }
+            Fact::NetworkPolicy(policy) => {
+                let name = (policy.namespace.as_str().into(), policy.name.as_str().into());
+                self.policies.insert(name, *policy);
+            }
             Fact::Mesh(settings) => {
                 self.dirty_mesh = true;
                 self.mesh = Some(*settings);
@@ -138,6 +149,7 @@ impl Index {
     /// An object is gone.
     pub fn remove(&mut self, key: &Key) {
         let name = (key.namespace.clone(), key.name.clone());
+        self.dirty_policies |= matches!(key.kind, Kind::Namespace | Kind::Pod | Kind::NetworkPolicy);
         match key.kind {
             Kind::Namespace => {
                 self.namespaces.remove(&key.name);
@@ -162,6 +174,7 @@ impl Index {
                 self.nodes.remove(&key.name);
                 self.dirty_nodes.insert(key.name.clone());
             }
+            Kind::NetworkPolicy => drop(self.policies.remove(&name)),
             Kind::MeshConfig => {
                 self.mesh = None;
                 self.dirty_mesh = true;

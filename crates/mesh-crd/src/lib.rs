@@ -12,6 +12,7 @@
 
 pub mod duration;
 pub mod mesh_config;
+pub mod network_policy;
 pub mod node_state;
 pub mod port;
 
@@ -23,5 +24,7 @@ pub use port::PortRange;
 pub const GROUP: &str = "weft.dev";
 /// The only MeshConfig that counts.
 pub const MESH_CONFIG: &str = "default";
+/// On a Namespace or a Pod, `enabled` or `disabled`: whether the mesh captures it. The pod's own wins.
+pub const CAPTURE_LABEL: &str = "weft.dev/capture";
 /// On the MeshConfig, `"true"`: the mesh is being uninstalled.
 pub const LEAVING_ANNOTATION: &str = "weft.dev/leaving";

@@ -1,4 +1,4 @@
-//! `meshctl check`: the preflight.
+//! `meshctl check`: the preflight of this node, and of the cluster where there is a kubeconfig.
 //!
 //! A running agent is asked, for it knows its own flags. Where none answers, `mesh-agent check` is run on the spot: the
 //! probes need what only the agent links. That no agent answers is then itself a warning in the report.
@@ -20,12 +20,25 @@ use crate::render::{Style, Tone, human, json, printable};
 const AGENT: &str = "mesh-agent";
 
 pub(super) fn run(context: &Context, args: &CheckArgs) -> Result<Answer, Failure> {
-    let (raw, report) = match context.client.get(path::CHECK) {
-        Ok(raw) => (raw.clone(), context.understand(raw)?),
-        Err(error) if error.is_unreachable() => without_agent(error, args)?,
-        Err(error) => return Err(error.into()),
+    let cluster = if context.cluster.is_named() { Some(context.cluster.open()?.checks()) } else { None };
+    let node = match context.client.get(path::CHECK) {
+        Ok(raw) => context.understand::<Report>(raw.clone()).map(|report| (raw, report)),
+        Err(error) if error.is_unreachable() => without_agent(error, args),
+        Err(error) => Err(error.into()),
+    };
+    let (raw, report) = match (node, cluster) {
+        (Ok((_, report)), Some(cluster)) => whole(report.checks.into_iter().chain(cluster).collect()),
+        (Ok(node), None) => node,
+        // From where there is no node, the cluster is all that can be looked at.
+        (Err(Failure::NoPreflight { .. }), Some(cluster)) => whole(cluster),
+        (Err(error), _) => return Err(error),
     };
     Ok(answer(&raw, &report, context.output, context.style))
+}
+
+fn whole(checks: Vec<Check>) -> (Value, Report) {
+    let report = Report::new(checks);
+    (serde_json::to_value(&report).unwrap_or_default(), report)
 }
 
 fn answer(raw: &Value, report: &Report, output: Output, style: Style) -> Answer {
@@ -90,9 +103,7 @@ fn without_agent(unreachable: ClientError, args: &CheckArgs) -> Result<(Value, R
     };
     let remedy = "this is the preflight alone; start mesh-agent, or name its socket with --socket";
     report.checks.insert(0, Check::warn("agent", unreachable.to_string(), remedy));
-    let report = Report::new(report.checks);
-    let raw = serde_json::to_value(&report).unwrap_or_default();
-    Ok((raw, report))
+    Ok(whole(report.checks))
 }
 
 fn beside_meshctl() -> Option<PathBuf> {

@@ -14,10 +14,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mesh_crd::MeshConfig;
 use mesh_crd::mesh_config::MeshConfigError;
+use mesh_crd::network_policy::Policy;
 use mesh_model::{IdentityError, MeshSettings, NodeInfo};
 
 mod left_alone;
@@ -34,7 +36,7 @@ pub use service::{ServiceFact, ServicePort, Target};
 pub use slice::{PodReference, SliceEndpoint, SliceFact, SlicePort};
 
 /// The label, on a Namespace or a Pod, that wants a pod in the mesh.
-pub const CAPTURE_LABEL: &str = "weft.dev/capture";
+pub use mesh_crd::CAPTURE_LABEL;
 /// The annotation of a pod that another mesh's agent serves.
 pub const TUNNEL_ANNOTATION: &str = "weft.dev/tunnel";
 
@@ -55,6 +57,8 @@ pub enum Fact {
     Node(NodeInfo),
     /// Of a MeshConfig.
     Mesh(Box<MeshSettings>),
+    /// Of a NetworkPolicy.
+    NetworkPolicy(Box<Policy>),
 }
 
 /// The kinds that give facts.
@@ -74,6 +78,8 @@ pub enum Kind {
     Node,
     /// MeshConfig.
     MeshConfig,
+    /// NetworkPolicy.
+    NetworkPolicy,
 }
 
 /// What an object is known by. A Namespace and a RuntimeClass have an empty namespace.
@@ -94,6 +100,8 @@ pub struct NamespaceFact {
     pub name: Arc<str>,
     /// What its label says; `None` without one.
     pub capture: Option<bool>,
+    /// All its labels: NetworkPolicies select by them.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A RuntimeClass.
@@ -142,6 +150,9 @@ impl Fact {
             Self::Slice(fact) => (Kind::EndpointSlice, fact.namespace.clone(), fact.name.clone()),
             Self::RuntimeClass(fact) => (Kind::RuntimeClass, "".into(), fact.name.clone()),
             Self::Node(fact) => (Kind::Node, "".into(), fact.name.clone()),
+            Self::NetworkPolicy(policy) => {
+                (Kind::NetworkPolicy, policy.namespace.as_str().into(), policy.name.as_str().into())
+            }
             Self::Mesh(_) => (Kind::MeshConfig, "".into(), mesh_crd::MESH_CONFIG.into()),
         };
         Key { kind, namespace, name }
@@ -152,7 +163,8 @@ impl NamespaceFact {
     /// Reads a Namespace.
     pub fn new(namespace: &Namespace) -> Result<Self, FactError> {
         let meta = &namespace.metadata;
-        Ok(Self { name: name(meta)?, capture: capture(meta)? })
+        let labels = meta.labels.clone().unwrap_or_default();
+        Ok(Self { name: name(meta)?, capture: capture(meta)?, labels })
     }
 }
 
@@ -180,6 +192,13 @@ pub fn node(node: &Node) -> Result<NodeInfo, FactError> {
     })
 }
 
+/// Reads a NetworkPolicy.
+pub fn network_policy(policy: NetworkPolicy) -> Result<Policy, FactError> {
+    let meta = &policy.metadata;
+    let (namespace, name) = (namespace(meta)?.as_ref().into(), name(meta)?.as_ref().into());
+    Ok(Policy { namespace, name, spec: policy.spec.unwrap_or_default() })
+}
+
 /// Reads a MeshConfig.
 pub fn mesh(config: &MeshConfig) -> Result<MeshSettings, FactError> {
     config.settings().map_err(FactError::Mesh)
@@ -196,6 +215,7 @@ impl Kind {
             Self::RuntimeClass => "RuntimeClass",
             Self::Node => "Node",
             Self::MeshConfig => "MeshConfig",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 }

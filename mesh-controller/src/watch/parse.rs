@@ -227,38 +227,40 @@ impl Source<'_> {
             return Err(Broken { line: None, message: "no object: kind is missing".into() });
         };
         let api_version = head.api_version.as_deref().unwrap_or_default();
-        let fact = match (api_version, kind) {
-            ("v1", "Namespace") => {
-                NamespaceFact::new(&self.read::<Namespace>()?).map(Fact::Namespace).map(Some)
-            }
-            ("v1", "Pod") => {
-                PodFact::new(&self.read::<Pod>()?, trust_domain).map(|pod| Some(Fact::Pod(Box::new(pod))))
-            }
-            ("v1", "Service") => {
-                ServiceFact::new(&self.read::<Service>()?).map(|service| service.map(Fact::Service))
-            }
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                SliceFact::new(&self.read::<EndpointSlice>()?).map(|slice| slice.map(Fact::Slice))
-            }
-            ("node.k8s.io/v1", "RuntimeClass") => {
-                RuntimeClassFact::new(&self.read::<RuntimeClass>()?).map(Fact::RuntimeClass).map(Some)
-            }
-            ("v1", "Node") => facts::node(&self.read::<Node>()?).map(Fact::Node).map(Some),
-            ("weft.dev/v1alpha1", "MeshConfig") => {
-                facts::mesh(&self.read::<MeshConfig>()?).map(|settings| Some(Fact::Mesh(Box::new(settings))))
-            }
-            ("v1", "ServiceAccount") => self.read::<ServiceAccount>().map(|_| Ok(None))?,
-            ("", _) => {
-                return Err(Broken {
-                    line: None,
-                    message: format!("{}: apiVersion is missing", head.named(kind)),
-                });
-            }
-            _ => {
-                parsed.unknown.insert(format!("{api_version} {kind}"));
-                Ok(None)
-            }
-        };
+        let fact =
+            match (api_version, kind) {
+                ("v1", "Namespace") => {
+                    NamespaceFact::new(&self.read::<Namespace>()?).map(Fact::Namespace).map(Some)
+                }
+                ("v1", "Pod") => {
+                    PodFact::new(&self.read::<Pod>()?, trust_domain).map(|pod| Some(Fact::Pod(Box::new(pod))))
+                }
+                ("v1", "Service") => {
+                    ServiceFact::new(&self.read::<Service>()?).map(|service| service.map(Fact::Service))
+                }
+                ("discovery.k8s.io/v1", "EndpointSlice") => {
+                    SliceFact::new(&self.read::<EndpointSlice>()?).map(|slice| slice.map(Fact::Slice))
+                }
+                ("node.k8s.io/v1", "RuntimeClass") => {
+                    RuntimeClassFact::new(&self.read::<RuntimeClass>()?).map(Fact::RuntimeClass).map(Some)
+                }
+                ("v1", "Node") => facts::node(&self.read::<Node>()?).map(Fact::Node).map(Some),
+                ("networking.k8s.io/v1", "NetworkPolicy") => facts::network_policy(self.read()?)
+                    .map(|policy| Some(Fact::NetworkPolicy(Box::new(policy)))),
+                ("weft.dev/v1alpha1", "MeshConfig") => facts::mesh(&self.read::<MeshConfig>()?)
+                    .map(|settings| Some(Fact::Mesh(Box::new(settings)))),
+                ("v1", "ServiceAccount") => self.read::<ServiceAccount>().map(|_| Ok(None))?,
+                ("", _) => {
+                    return Err(Broken {
+                        line: None,
+                        message: format!("{}: apiVersion is missing", head.named(kind)),
+                    });
+                }
+                _ => {
+                    parsed.unknown.insert(format!("{api_version} {kind}"));
+                    Ok(None)
+                }
+            };
         let broken = |error: FactError| Broken { line: None, message: head.complaint(kind, &error) };
         parsed.facts.extend(fact.map_err(broken)?);
         Ok(())
