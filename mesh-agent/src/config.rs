@@ -1,10 +1,14 @@
-//! Flags, and nothing else: each stage gets its own part from `main`.
+//! Flags, and where the node's cgroups are (`cgroups`): each stage gets its own part from `main`.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_telemetry::logs::Format;
+
+mod cgroups;
+
+pub use cgroups::{mount as cgroup2_mount, own_cgroup};
 
 /// The node half of the Weft service mesh: captures the node's pods and gives their connections mutual TLS.
 #[derive(Debug, Parser)]
@@ -73,6 +77,9 @@ pub struct RunFlags {
     /// Where keys and certificates outlive the process; memory-backed.
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR", default_value = "/run/weft")]
     pub state_dir: PathBuf,
+    /// Where the last known world outlives the process, for a start without the controller; on disk.
+    #[arg(long, env = "WEFT_CACHE_DIR", value_name = "DIR", default_value = "/var/lib/weft")]
+    pub cache_dir: PathBuf,
     /// The host's network namespace.
     #[arg(long, env = "WEFT_HOST_NETNS", value_name = "FILE", default_value = "/proc/1/ns/net")]
     pub host_netns: PathBuf,
@@ -91,6 +98,9 @@ pub struct RunFlags {
     /// What a pod may do that nobody has classified.
     #[arg(long, env = "WEFT_UNKNOWN_PODS", value_enum, default_value_t = UnknownPods::Refuse)]
     pub unknown_pods: UnknownPods,
+    /// What becomes of a labelled pod's connections into the mesh from before it was captured.
+    #[arg(long, env = "WEFT_PRE_CAPTURE_SOCKETS", value_enum, default_value_t = PreCaptureSockets::Reset)]
+    pub pre_capture_sockets: PreCaptureSockets,
     /// Namespaces whose pods are outside the mesh before the controller has spoken.
     #[arg(
         long,
@@ -100,6 +110,9 @@ pub struct RunFlags {
         default_value = "kube-system,weft-system"
     )]
     pub bootstrap_namespaces: Vec<String>,
+    /// The port on which kubelet listens in the host's network namespace: who does is kubelet, and its probes pass.
+    #[arg(long, env = "WEFT_KUBELET_PORT", value_name = "PORT", default_value_t = 10250, value_parser = clap::value_parser!(u16).range(1..))]
+    pub kubelet_port: u16,
     /// How long, in microseconds, the agent stays awake behind a message of a lone conversation, where it has one core and
     /// staying awake pays; 0: never.
     #[arg(long, env = "WEFT_SPIN_US", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(0..=1000))]
@@ -118,35 +131,21 @@ pub enum UnknownPods {
     Allow,
 }
 
+/// What becomes of sockets that a pod opened before its capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PreCaptureSockets {
+    /// Those of a pod that was labelled when it started, to captured peers, are reset.
+    Reset,
+    /// They are left alone.
+    Keep,
+}
+
 impl NodePaths {
     /// The directory of the hooks: as given, or the mount of cgroup2.
     pub fn cgroup_root(&self) -> anyhow::Result<PathBuf> {
         match &self.cgroup {
             Some(directory) => Ok(directory.clone()),
-            None => cgroup2_mount(),
+            None => cgroups::mount(),
         }
     }
-}
-
-/// Where cgroup2 is mounted, from mountinfo (proc(5)): the first mount of the type.
-pub fn cgroup2_mount() -> anyhow::Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    mounts
-        .lines()
-        .find_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let mount_point = left.split(' ').nth(4)?;
-            right.starts_with("cgroup2 ").then(|| PathBuf::from(mount_point))
-        })
-        .ok_or_else(|| anyhow::anyhow!("cgroup2 is not mounted (`mount -t cgroup2 none /sys/fs/cgroup`)"))
-}
-
-/// This process's own cgroup directory.
-pub fn own_cgroup() -> anyhow::Result<PathBuf> {
-    let membership = std::fs::read_to_string("/proc/self/cgroup")?;
-    let path = membership
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .ok_or_else(|| anyhow::anyhow!("this process is in no cgroup2 cgroup"))?;
-    Ok(cgroup2_mount()?.join(Path::new(path).strip_prefix("/")?))
 }

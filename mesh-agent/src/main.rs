@@ -3,19 +3,22 @@
 //! ```text
 //!              ┌ kernel/    hooks and maps
 //! control ─────┤ pods/      find, enroll, let go ──▶ capture/ ─┬─▶ outbound/ ─▶ relay/
-//! (world)      └ admin/, metrics/, connections/                └─▶ inbound/  ─▶ relay/
+//! (world)      ├ cache      the world, kept on disk             └─▶ inbound/  ─▶ relay/
+//!              └ admin/, metrics/, connections/
 //! ```
 //!
 //! This file only puts the stages together: flags, preflight, kernel, identity, data path, pods, admin. No stage knows
 //! this one.
 
 mod admin;
+mod cache;
 mod capture;
 mod config;
 mod connections;
 mod control;
 mod inbound;
 mod kernel;
+mod kubelet;
 mod metrics;
 mod netns;
 mod outbound;
@@ -23,10 +26,12 @@ mod pace;
 mod pods;
 mod quiet;
 mod relay;
+mod roots;
+mod settings;
 mod socket;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,23 +40,24 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use mesh_common::{CgroupEntry, Settings};
+use mesh_common::Settings;
 use mesh_hbone::Pool;
-use mesh_identity::{Keyring, Roots, RotationConfig};
+use mesh_identity::{Keyring, RotationConfig};
 use mesh_model::World;
 use mesh_model::route::RoundRobin;
 use mesh_telemetry::http::Server;
 use mesh_telemetry::logs;
 use mesh_telemetry::metrics::Registry;
-use mesh_telemetry::preflight::CheckStatus;
+use mesh_telemetry::preflight::{CheckStatus, Report};
 use mesh_telemetry::readiness::Ready;
 use mesh_telemetry::shutdown;
 use mesh_xds::client::{Client, ClientConfig};
 use tokio::runtime::RuntimeFlavor;
 
 use admin::Admin;
+use cache::Cache;
 use capture::Acceptor;
-use config::{Cli, Command, NodePaths, RunFlags, UnknownPods};
+use config::{Cli, Command, NodePaths, RunFlags};
 use connections::Connections;
 use control::Control;
 use inbound::Inbound;
@@ -59,11 +65,13 @@ use kernel::{Kernel, preflight};
 use netns::Netns;
 use outbound::Outbound;
 use pods::PodsConfig;
+use roots::RootFile;
+use settings::{InForce, LeftMark};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
-        Some(Command::Check { json }) => check(&cli.node, *json),
+        Some(Command::Check { json }) => check(&cli.node, &cli.run, *json),
         Some(Command::Reset) => reset(&cli.node.bpffs),
         None => serve(&cli),
     };
@@ -76,8 +84,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn check(node: &NodePaths, json: bool) -> anyhow::Result<ExitCode> {
-    let report = preflight::run(&node.cgroup_root()?, &node.bpffs);
+fn check(node: &NodePaths, flags: &RunFlags, json: bool) -> anyhow::Result<ExitCode> {
+    let root = node.cgroup_root()?;
+    let mut checks = preflight::run(&root, &node.bpffs).checks;
+    // What keeps the host's namespace closed to this process keeps more from it than this row, and has rows of its own.
+    if let Ok(host) = Netns::open(&flags.host_netns) {
+        let place = kubelet::Place { host: Arc::new(host), root };
+        checks.push(kubelet::check(&place, flags.kubelet_port));
+    }
+    let report = Report::new(checks);
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -142,12 +157,16 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     let host = Netns::open(&flags.host_netns).with_context(|| {
         format!("cannot open the host's network namespace {} (--host-netns)", flags.host_netns.display())
     })?;
+    let host = Arc::new(host);
+    let place = kubelet::Place { host: host.clone(), root: cgroup.clone() };
 
     // Whatever may be in the way comes before the hooks: an agent that cannot start leaves the node as it was.
     let socket = Server::unix(&flags.admin_socket).context("cannot serve meshctl (--admin-socket)")?;
     let metrics_port =
         Server::tcp(flags.metrics_listen).context("cannot serve metrics (--metrics-listen)")?;
     let ready_port = Server::tcp(flags.ready_listen).context("cannot serve readiness (--ready-listen)")?;
+    let cache = Cache::open(&flags.cache_dir, &node);
+    let cached = cache.as_ref().and_then(Cache::load);
     let (client, events) = Client::spawn(ClientConfig {
         controller: flags.controller.clone(),
         server_name: mesh_xds::CONTROLLER_NAME.into(),
@@ -155,54 +174,59 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         token_file: flags.token_file.clone(),
         node: node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
-        initial: Vec::new(),
+        initial: cached.as_ref().map(|cached| cached.resources.clone()).unwrap_or_default(),
     });
-    let roots = Roots::from_pem_file(&flags.root_cert);
-    let rotation =
-        RotationConfig { state_dir: Some(flags.state_dir.join("certs")), ..RotationConfig::default() };
-    let keyring = Keyring::new(
-        Arc::new(client.clone()),
-        roots.as_ref().map_or_else(|_| Roots::none(), Roots::clone),
-        rotation,
-    )
-    .context("cannot keep certificates (--state-dir)")?;
-    if let Err(error) = roots {
-        tracing::warn!(error = %outbound::Chain(&error), "no usable root certificate yet (--root-cert); waiting for it");
-        tokio::spawn(await_roots(flags.root_cert.clone(), keyring.clone()));
-    }
+    let (root_file, roots) = RootFile::open(&flags.root_cert, &flags.state_dir);
+    let rotation = RotationConfig {
+        state_dir: Some(flags.state_dir.join("certs")),
+        disk_dir: Some(flags.cache_dir.join("certs")),
+        ..RotationConfig::default()
+    };
+    let keyring = Keyring::new(Arc::new(client.clone()), roots, rotation)
+        .context("cannot keep certificates (--state-dir)")?;
+    tokio::spawn(root_file.clone().follow(keyring.clone()));
 
-    let (mut kernel, maps) = Kernel::load(&paths.bpffs)?;
+    // An agent that let go of the node attaches nothing when it is started again, until it hears that the mesh stays.
+    let mark = LeftMark::at(&flags.state_dir);
+    let away = mark.is_set();
+    if away {
+        kernel::reset(&paths.bpffs).context("cannot let go of the node")?;
+        tracing::info!("the mesh was leaving when this node's agent ended: nothing is attached");
+    }
+    let by_flags = InForce::of(flags);
+    let settings = Arc::new(ArcSwap::from_pointee(InForce { leaving: away, ..by_flags.clone() }));
+    let (mut kernel, maps) = Kernel::load(&paths.bpffs, !away)?;
     let maps = Arc::new(maps);
-    let settings = Settings {
+    maps.set_settings(Settings {
         abi: Settings::ABI,
         world_complete: 0,
-        allow_unknown: u32::from(flags.unknown_pods == UnknownPods::Allow),
-        reserved: 0,
+        allow_unknown: u32::from(by_flags.allow_unknown_pods),
+        // What a predecessor excluded stays so until the world is known.
+        exclusions: maps.settings()?.exclusions,
         host_cookie: host.cookie(),
-    };
-    let own =
-        kernel::maps::cgroup_id(&config::own_cgroup()?).context("cannot look at the agent's own cgroup")?;
-    maps.add_agent(own)?;
-    maps.set_settings(settings)?;
-    // With the first hook, who is below kubelet's cgroup is a pod.
-    for directory in pods::kubepods(&cgroup) {
-        let id = kernel::maps::cgroup_id(&directory).context("cannot look at kubelet's cgroup")?;
-        maps.set_cgroup(id, CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, reserved: 0 })?;
+    })?;
+    let own = config::own_cgroup(&cgroup).context("cannot find the agent's own cgroup")?;
+    let mut follower = kubelet::Follower::new(place.clone(), maps.clone(), settings.clone());
+    follower.look();
+    if !away {
+        kernel.take_hold(&maps, &cgroup, own, &pods::kubepods(&cgroup))?;
+        tracing::info!(%node, cgroup = %cgroup.display(), "hooks attached");
     }
-    kernel.attach(&cgroup)?;
-    maps.keep_only_agent(own)?;
-    tracing::info!(%node, cgroup = %cgroup.display(), "hooks attached");
+    follower.spawn().context("cannot follow kubelet")?;
 
     let mut registry = Registry::new();
     let metrics = metrics::Metrics::register(&mut registry);
     let observed = metrics::Observed::register(&mut registry);
     let repairs = metrics::Repairs::register(&mut registry);
+    let earlier = metrics::EarlierSockets::register(&mut registry);
     let world = Arc::new(ArcSwap::from_pointee(World::default()));
+    let keeper = cache.and_then(|cache| cache.keep(world.clone(), client.clone()));
+    let cached_as_of = cached.as_ref().map(|cached| cached.as_of);
     let connections = Connections::new(metrics.clone());
     let pool = Pool::new(mesh_hbone::ClientConfig::default());
     let outbound = Arc::new(Outbound {
         world: world.clone(),
-        balancer: Box::new(RoundRobin::default()),
+        balancer: Box::new(RoundRobin::new(move || started.elapsed())),
         pool: pool.clone(),
         keyring: keyring.clone(),
         connections: connections.clone(),
@@ -218,14 +242,22 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         config: mesh_hbone::ServerConfig::default(),
         handshakes: inbound::Handshakes::default(),
     });
+    let ready = Ready::new();
+    let known = ready.condition("world", "the controller has not told the whole world yet");
+    let staying = ready.condition("mesh", "not started yet");
+    staying.met();
     let pods = pods::spawn(
         PodsConfig {
             node: node.clone(),
             cgroup: cgroup.clone(),
             pod_logs: flags.pod_logs.clone(),
-            bootstrap_namespaces: flags.bootstrap_namespaces.clone(),
+            settings: settings.clone(),
             host_cookie: host.cookie(),
             own_cgroup: own,
+            mark,
+            staying,
+            world: world.clone(),
+            earlier,
         },
         kernel,
         maps.clone(),
@@ -236,26 +268,29 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     )
     .context("cannot watch the node's cgroups")?;
 
-    let ready = Ready::new();
-    let known = ready.condition("world", "the controller has not told the whole world yet");
     let control = Control {
         node: node.clone(),
         world: world.clone(),
         maps: maps.clone(),
-        settings,
+        flags: by_flags,
+        settings: settings.clone(),
+        client: client.clone(),
         pods: pods.clone(),
         keyring: keyring.clone(),
         pool,
         rows: maps.service_keys().into_iter().map(|key| (key, Default::default())).collect::<HashMap<_, _>>(),
         unwritten: false,
         known,
+        cached,
+        keeper: keeper.clone(),
     };
     tokio::spawn(control.run(events));
 
     let admin = Arc::new(Admin {
         node,
         controller: flags.controller.clone(),
-        cgroup,
+        place,
+        settings,
         bpffs: paths.bpffs.clone(),
         started,
         client,
@@ -263,12 +298,17 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         pods,
         connections,
         keyring,
+        root_file,
         maps,
         observed,
+        cached_as_of,
     });
     let metrics = metrics_port.serve(admin::metrics_routes(&admin, Arc::new(registry)), shutdown.clone());
     let readiness = ready_port.serve(admin::ready_routes(&ready), shutdown.clone());
     tokio::try_join!(metrics, readiness, socket.serve(admin::admin_routes(&admin), shutdown))?;
+    if let Some(keeper) = keeper {
+        keeper.finish();
+    }
     tracing::info!("stopped; hooks stay, captured pods are refused until an agent is back");
     Ok(())
 }
@@ -285,16 +325,4 @@ fn stop_if_unfit(cgroup: &Path, bpffs: &Path) -> anyhow::Result<()> {
         })
         .collect();
     if failed.is_empty() { Ok(()) } else { bail!("this node cannot carry the mesh: {}", failed.join("; ")) }
-}
-
-/// The roots may come after the agent (a controller that starts with it makes them). Until then there are no certificates,
-/// and captured pods are refused.
-async fn await_roots(file: PathBuf, keyring: Keyring) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        if let Ok(roots) = Roots::from_pem_file(&file) {
-            tracing::info!(file = %file.display(), "root certificate found");
-            return keyring.replace_roots(roots);
-        }
-    }
 }

@@ -16,9 +16,11 @@ use socket2::{Domain, Socket, Type};
 
 mod big_segments;
 mod delivery_route;
+mod diag;
 
 pub use big_segments::BigSegments;
 pub use delivery_route::DeliveryRoute;
+pub use diag::{Diag, TcpSocket};
 
 /// A network namespace, kept alive by the open descriptor.
 #[derive(Debug)]

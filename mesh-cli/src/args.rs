@@ -141,9 +141,12 @@ pub(crate) enum Verb {
         visible_alias = "cert",
         after_help = "Examples:\n  \
         # When does each run out?\n  meshctl certs\n\n  \
-        # Which renewals fail?\n  meshctl certs -o json | jq '.[] | select(.last_error != null)'"
+        # Which renewals fail?\n  meshctl certs -o json | jq '.[] | select(.last_error != null)'\n\n  \
+        # Does this node trust the new root already?\n  meshctl certs --roots\n\n\
+        NEXT is when a certificate is renewed, or asked for again after a failure. The roots that the node trusts follow; \
+        the first of them signs now."
     )]
-    Certs(Scope),
+    Certs(CertArgs),
     /// List every workload that the agent knows, on all nodes
     #[command(
         visible_alias = "workload",
@@ -173,6 +176,13 @@ pub(crate) enum Verb {
         the tunnels first, and changes nothing where there is one (--force does it all the same)."
     )]
     Capture(CaptureArgs),
+    /// Ask an agent or a controller, over TCP, whether it is ready
+    #[command(after_help = "Examples:\n  \
+        # From any pod: is a controller there, and has it what it needs?\n  \
+        meshctl ready weft-controller.weft-system.svc:15021\n\n  \
+        # Wait for it, two minutes at most\n  \
+        meshctl ready --timeout 120 weft-controller.weft-system.svc:15021")]
+    Ready(ReadyArgs),
     /// Print the versions of meshctl and of the agent
     #[command(after_help = "Examples:\n  \
         meshctl version\n\n  \
@@ -184,6 +194,18 @@ pub(crate) enum Verb {
         # Zsh, for good\n  meshctl completion zsh > \"${fpath[1]}/_meshctl\"\n\n  \
         # Fish, for good\n  meshctl completion fish > ~/.config/fish/completions/meshctl.fish")]
     Completion(CompletionArgs),
+}
+
+/// What `certs` is about.
+#[derive(Debug, Group)]
+pub(crate) struct CertArgs {
+    /// Of which namespace.
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+
+    /// The roots that the node trusts, alone
+    #[arg(long)]
+    pub(crate) roots: bool,
 }
 
 /// Which namespaces.
@@ -281,6 +303,14 @@ impl std::str::FromStr for Target {
         }
         Ok(Self { namespace: namespace.into(), pod: pod.map(str::to_owned) })
     }
+}
+
+/// Arguments of `ready`.
+#[derive(Debug, Group)]
+pub(crate) struct ReadyArgs {
+    /// Where readiness is served
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) address: String,
 }
 
 /// Flags of `version`.

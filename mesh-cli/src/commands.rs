@@ -23,6 +23,7 @@ mod check;
 mod completion;
 mod connections;
 mod pods;
+mod ready;
 mod services;
 mod status;
 #[cfg(test)]
@@ -84,6 +85,14 @@ pub(crate) enum Failure {
     /// The cluster.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// Nobody says whether it is ready.
+    #[error("no answer from {address}: does the name resolve, and is anybody behind it?")]
+    Ready {
+        /// Who was asked.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Standard output could not be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -94,7 +103,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(error) if error.is_unreachable() => 3,
-            Self::NoPreflight { .. } => 3,
+            Self::NoPreflight { .. } | Self::Ready { .. } => 3,
             Self::Cluster(error) if error.is_unreachable() => 3,
             Self::Client(_)
             | Self::Cluster(_)
@@ -146,10 +155,11 @@ pub(crate) fn run(args: &Args, style: Style) -> Result<Answer, Failure> {
         Verb::Status => status::run(&context),
         Verb::Pods(scope) => pods::run(&context, scope),
         Verb::Connections(connections) => connections::run(&context, connections),
-        Verb::Certs(scope) => certs::run(&context, scope),
+        Verb::Certs(certs) => certs::run(&context, certs),
         Verb::Workloads(scope) => workloads::run(&context, scope),
         Verb::Services(scope) => services::run(&context, scope),
         Verb::Capture(capture) => capture::run(&context, capture),
+        Verb::Ready(ready) => ready::run(ready, args.global.timeout),
         Verb::Version(version) => version::run(&context, version),
         Verb::Completion(completion) => Ok(completion::run(completion)),
     }

@@ -121,8 +121,9 @@ abi! {
         pub world_complete: u32,
         /// 1: pods that nobody has classified may connect.
         pub allow_unknown: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// Which kinds of exclusions there are: a sum of [`Settings::EXCLUDED_NETS`] and [`Settings::EXCLUDED_PORTS`]. What
+        /// there is none of is not looked up.
+        pub exclusions: u32,
         /// Cookie of the host's network namespace: its processes are never an unknown pod.
         pub host_cookie: u64,
     }
@@ -130,7 +131,11 @@ abi! {
 
 impl Settings {
     /// The layout's number; counts up with every change in this module.
-    pub const ABI: AbiVersion = 2;
+    pub const ABI: AbiVersion = 3;
+    /// There are excluded addresses.
+    pub const EXCLUDED_NETS: u32 = 1;
+    /// There are excluded ports.
+    pub const EXCLUDED_PORTS: u32 = 2;
 }
 
 abi! {
@@ -205,9 +210,16 @@ abi! {
 abi! {
     /// What the kernel knows of a Service's port.
     pub struct ServiceState {
-        /// 1: refuse, there is no ready endpoint.
+        /// 0, or why connects are refused: [`ServiceState::NONE`] or [`ServiceState::NONE_HERE`].
         pub no_endpoint: u32,
     }
+}
+
+impl ServiceState {
+    /// There is no endpoint that may be chosen.
+    pub const NONE: u32 = 1;
+    /// There is none on this node, and no other counts.
+    pub const NONE_HERE: u32 = 2;
 }
 
 abi! {
@@ -311,6 +323,20 @@ abi! {
 }
 
 abi! {
+    /// Both ends of a connection of kubelet's to a captured pod, as the pod sees them.
+    pub struct ProbeKey {
+        /// The node's address.
+        pub src: Addr,
+        /// The pod's own address.
+        pub dst: Addr,
+        /// Kubelet's source port.
+        pub src_port: u32,
+        /// The application's port.
+        pub dst_port: u32,
+    }
+}
+
+abi! {
     /// What a socket carries with it (`mesh_notes`, socket storage).
     pub struct SockNote {
         /// An address.
@@ -334,6 +360,8 @@ impl SockNote {
     /// On the agent's own connecting socket: the delivery could not be noted, the application would be told the agent's
     /// address.
     pub const LOST: u32 = 5;
+    /// On a socket of kubelet's in the host's namespace: what it dialled.
+    pub const KUBELET: u32 = 6;
 }
 
 /// Events that the programs count (`mesh_counted`). Numbers are part of the ABI: append only.
@@ -348,16 +376,19 @@ pub enum Counter {
     SteeredHbone = 2,
     /// Deliveries handed to an application.
     Delivered = 3,
+    /// Connections of kubelet's handed to an application.
+    Probed = 4,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
     /// All, in the order of their numbers, with the word used in metrics.
     pub const ALL: [(Counter, &'static str); Self::COUNT as usize] = [
         (Counter::Redirected, "redirected"),
         (Counter::SteeredPlaintext, "steered_plaintext"),
         (Counter::SteeredHbone, "steered_hbone"),
         (Counter::Delivered, "delivered"),
+        (Counter::Probed, "probed"),
     ];
 }

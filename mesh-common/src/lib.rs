@@ -16,7 +16,7 @@ mod refusal;
 
 pub use abi::{
     AbiVersion, Addr, AddrEntry, CapturePorts, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey,
-    NoteKey, PodEntry, ServiceKey16, ServiceState, Settings, SockNote,
+    NoteKey, PodEntry, ProbeKey, ServiceKey16, ServiceState, Settings, SockNote,
 };
 pub use names::{maps, paths, programs};
 pub use refusal::Refusal;

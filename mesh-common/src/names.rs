@@ -43,10 +43,34 @@ pub mod maps {
     /// Per-CPU counters of events, by `Counter`.
     pub const COUNTED: &str = "mesh_counted";
 
+    /// Cgroup ids of kubelet's process: who connects from there, in the host's namespace, probes.
+    pub const KUBELET: &str = "mesh_kubelet";
+    /// `ProbeKey` -> 1: a connection of kubelet's to a captured pod that is open. LRU.
+    pub const PROBES: &str = "mesh_probes";
+    /// Destinations that captured pods dial as if there were no mesh: LPM trie, prefix of an `Addr` -> 1. 0 marks a prefix
+    /// out of a longer one (all of IPv4, out of a short IPv6 prefix that would hold it).
+    pub const EXCLUDED_NETS: &str = "mesh_excl_nets";
+    /// Destination ports likewise: port -> 1.
+    pub const EXCLUDED_PORTS: &str = "mesh_excl_ports";
+
     /// All maps that are pinned.
-    pub const ALL: [&str; 12] = [
-        SETTINGS, SELF, PODS, CGROUPS, ADDRS, SERVICES, LISTENERS, ORIGINALS, DELIVERY, NOTES, REFUSED,
+    pub const ALL: [&str; 16] = [
+        SETTINGS,
+        SELF,
+        PODS,
+        CGROUPS,
+        ADDRS,
+        SERVICES,
+        LISTENERS,
+        ORIGINALS,
+        DELIVERY,
+        NOTES,
+        REFUSED,
         COUNTED,
+        KUBELET,
+        PROBES,
+        EXCLUDED_NETS,
+        EXCLUDED_PORTS,
     ];
 
     /// Entries of [`SELF`].
@@ -65,6 +89,19 @@ pub mod maps {
     pub const ORIGINALS_MAX: usize = 65536;
     /// Entries of [`DELIVERY`]: deliveries between SYN and accept.
     pub const DELIVERY_MAX: usize = 65536;
+    /// Entries of [`KUBELET`]: one, and one more while kubelet moves.
+    pub const KUBELET_MAX: usize = 4;
+    /// Entries of [`PROBES`]: kubelet's connections to the node's pods at a time.
+    pub const PROBES_MAX: usize = 8192;
+    /// Entries of [`EXCLUDED_NETS`]: twice what may be set, because the new are written before the old go; and the mark
+    /// that keeps IPv4 out.
+    pub const EXCLUDED_NETS_MAX: usize = 2 * EXCLUDED_NETS_SET_MAX + 1;
+    /// Prefixes that may be set at a time.
+    pub const EXCLUDED_NETS_SET_MAX: usize = 1024;
+    /// Entries of [`EXCLUDED_PORTS`]: twice what may be set.
+    pub const EXCLUDED_PORTS_MAX: usize = 2 * EXCLUDED_PORTS_SET_MAX;
+    /// Ports that may be set at a time.
+    pub const EXCLUDED_PORTS_SET_MAX: usize = 4096;
 }
 
 /// Where things are pinned, below the directory that `--bpffs` names.

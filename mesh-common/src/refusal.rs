@@ -28,11 +28,13 @@ pub enum Refusal {
     NoListener = 10,
     /// A connection at a capture port without a note.
     NoOriginalDst = 11,
+    /// A Service for clients of its endpoints' own nodes, and none is on this one.
+    NoLocalEndpoint = 12,
 }
 
 impl Refusal {
     /// How many there are: the size of the counter map.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 13;
 
     /// All of them, in the order of their numbers.
     pub const ALL: [Refusal; Self::COUNT as usize] = [
@@ -48,5 +50,6 @@ impl Refusal {
         Refusal::LoopbackSource,
         Refusal::NoListener,
         Refusal::NoOriginalDst,
+        Refusal::NoLocalEndpoint,
     ];
 }

@@ -1,6 +1,6 @@
 //! What the controller says of itself: status on the unix socket, metrics and readiness on TCP.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mesh_model::TrustDomain;
 use mesh_telemetry::api::ControllerStatus;
@@ -13,7 +13,7 @@ use crate::publish::Hub;
 /// What the unix socket answers.
 pub fn admin_routes(
     hub: Arc<Hub>,
-    trust_domain: TrustDomain,
+    trust_domain: Arc<OnceLock<TrustDomain>>,
     ready: &Ready,
     registry: Arc<Registry>,
 ) -> Routes {
@@ -21,7 +21,7 @@ pub fn admin_routes(
         let (workloads, services) = hub.counts();
         let status = ControllerStatus {
             version: env!("CARGO_PKG_VERSION").into(),
-            trust_domain: trust_domain.to_string(),
+            trust_domain: trust_domain.get().map(TrustDomain::to_string).unwrap_or_default(),
             agents: hub.agent_rows(),
             workloads: workloads as u64,
             services: services as u64,
@@ -34,8 +34,12 @@ pub fn admin_routes(
 
 /// What the TCP port answers.
 pub fn metrics_routes(ready: &Ready, registry: Arc<Registry>) -> Routes {
+    ready_routes(ready).get("/metrics", metrics::endpoint(registry))
+}
+
+/// What the readiness port answers.
+pub fn ready_routes(ready: &Ready) -> Routes {
     Routes::new()
-        .get("/metrics", metrics::endpoint(registry))
         .get("/readyz", ready.endpoint())
         .get("/healthz", |_request| std::future::ready(Response::text("ok\n")))
 }

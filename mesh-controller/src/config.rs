@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use mesh_model::TrustDomain;
 use mesh_telemetry::logs::Format;
 
@@ -21,18 +21,57 @@ const SHORTEST: Duration = Duration::from_secs(60);
 #[command(
     name = "mesh-controller",
     version,
-    about = "Makes a mesh of the objects in a directory: tells every node's agent and signs certificates.",
-    long_about = "Makes a mesh of the objects in a directory: tells every node's agent and signs certificates.\n\n\
-        Reads Kubernetes-shaped YAML and JSON (Namespace, Node, Pod, Service, EndpointSlice, ServiceAccount, List) \
-        below --dir and follows changes. Agents connect to --listen with TLS 1.3 and a token; they verify the \
-        controller by STATE_DIR/root.pem, which is to be copied to them.",
+    about = "Makes a mesh of the objects of a cluster, or of a directory: tells every node's agent and signs certificates.",
+    long_about = "Makes a mesh of the objects of a cluster, or of a directory: tells every node's agent and signs \
+        certificates.\n\n\
+        Without --dir it watches the Kubernetes API; any number of replicas may run. \
+        With --dir it reads Kubernetes-shaped YAML and JSON (Namespace, Node, Pod, Service, EndpointSlice, \
+        ServiceAccount, List) below it and follows changes; agents verify the controller by STATE_DIR/root.pem, which is \
+        to be copied to them. Agents connect to --listen with TLS 1.3 and a token.",
+    args_conflicts_with_subcommands = false,
     after_help = "Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong flags or configuration.\n\
         Log filter: RUST_LOG, for example RUST_LOG=debug."
 )]
 pub struct Config {
-    /// Directory of YAML and JSON files, read with all that is below it, and followed.
-    #[arg(long, value_name = "DIR", env = "WEFT_DIR")]
-    pub dir: PathBuf,
+    /// Something else than to serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Directory of YAML and JSON files, read with all that is below it, and followed. Without it: Kubernetes.
+    #[arg(long, value_name = "DIR", env = "WEFT_DIR", requires = "agent_tokens")]
+    pub dir: Option<PathBuf>,
+
+    /// The cluster, in Kubernetes; without it KUBECONFIG, else the pod's own service account.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Weft's own namespace, in Kubernetes.
+    #[arg(long, value_name = "NAME", default_value = "weft-system", env = "POD_NAMESPACE", global = true)]
+    pub namespace: String,
+
+    /// Tells the controller's replicas apart, in Kubernetes. Default: the host's name.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub replica: Option<String>,
+
+    /// Service account of the agents, in Kubernetes.
+    #[arg(long, value_name = "NAME", default_value = "weft-agent", env = "WEFT_AGENT_SERVICE_ACCOUNT")]
+    pub agent_service_account: String,
+
+    /// Audience that an agent's token must be for, in Kubernetes.
+    #[arg(long, value_name = "AUDIENCE", default_value = "weft-controller", env = "WEFT_TOKEN_AUDIENCE")]
+    pub token_audience: String,
+
+    /// Secret that holds the authority, in Kubernetes.
+    #[arg(long, value_name = "NAME", default_value = "weft-ca", env = "WEFT_CA_SECRET")]
+    pub ca_secret: String,
+
+    /// ConfigMap with the roots for agents, in Kubernetes.
+    #[arg(long, value_name = "NAME", default_value = "weft-roots", env = "WEFT_ROOTS_CONFIG_MAP")]
+    pub roots_config_map: String,
+
+    /// Address for /readyz and /healthz (plain HTTP), in Kubernetes.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15021", env = "WEFT_READY_LISTEN")]
+    pub ready_listen: SocketAddr,
 
     /// Address on which agents are served (TLS).
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15010", env = "WEFT_LISTEN")]
@@ -56,9 +95,10 @@ pub struct Config {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weft", env = "WEFT_STATE_DIR")]
     pub state_dir: PathBuf,
 
-    /// File of lines `NODE TOKEN` (mode 0600; `#` begins a comment line), read anew for each call.
+    /// File of lines `NODE TOKEN` (mode 0600; `#` begins a comment line), read anew for each call. In Kubernetes agents
+    /// come with the token of their service account, unless this is given.
     #[arg(long, value_name = "FILE", env = "WEFT_AGENT_TOKENS")]
-    pub agent_tokens: PathBuf,
+    pub agent_tokens: Option<PathBuf>,
 
     /// Unix socket (mode 0600) for status.
     #[arg(long, value_name = "PATH", default_value = "/run/weft/controller.sock", env = "WEFT_ADMIN_SOCKET")]
@@ -75,6 +115,34 @@ pub struct Config {
     /// How log lines are written: text or json.
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "WEFT_LOG_FORMAT")]
     pub log_format: Format,
+}
+
+/// What else the controller's program does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Has the whole mesh let go of its pods, in Kubernetes: marks the MeshConfig as leaving and waits for every node.
+    ///
+    /// What `helm uninstall` runs first. Prints one line for each node that has not let go in time, and exits with 1 then.
+    Uninstall {
+        /// So long the nodes have: a number with s, m, h or d.
+        #[arg(long, value_name = "TIME", default_value = "120s", value_parser = patience)]
+        timeout: Duration,
+    },
+}
+
+impl Config {
+    /// The replica's name.
+    pub fn replica(&self) -> String {
+        let host = || {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+            Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+        };
+        self.replica.clone().or_else(host).unwrap_or_else(|| "controller".into())
+    }
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    mesh_crd::duration::parse(text).map_err(|error| error.to_string())
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {

@@ -16,9 +16,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mesh_model::{Change, Identity, MeshSettings, NodeInfo, Phase, Service, ServiceKey, Uid, Workload};
+use mesh_model::{
+    Change, Identity, MeshSettings, NodeInfo, Phase, Service, ServiceKey, Tunnel, Uid, Workload,
+};
 
 mod captures;
+mod contested;
 mod endpoints;
 pub mod facts;
 mod policies;
@@ -30,6 +33,8 @@ mod tests;
 use mesh_crd::network_policy::Policy;
 
 pub use captures::{Captures, Report, ReportError, Word};
+use contested::Claims;
+pub use contested::Remark;
 use facts::{
     CAPTURE_LABEL, Fact, Key, Kind, NamespaceFact, PodFact, ServiceFact, SliceFact, TUNNEL_ANNOTATION,
     matches,
@@ -54,6 +59,7 @@ pub struct Index {
     /// The handler of each RuntimeClass.
     runtime_classes: HashMap<Arc<str>, Arc<str>>,
     captures: Captures,
+    claims: Claims,
     nodes: HashMap<Arc<str>, NodeInfo>,
     mesh: Option<MeshSettings>,
     policies: BTreeMap<ObjectName, Policy>,
@@ -72,12 +78,21 @@ pub struct Index {
 
 /// Why a node may not have a certificate for an identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no unfinished pod on node {node} runs as {identity}")]
+#[error("{} {identity}", why(.no_account, .node))]
 pub struct NotOnNode {
     /// The node.
     pub node: String,
     /// The identity.
     pub identity: Identity,
+    /// Its service account itself is gone.
+    pub no_account: bool,
+}
+
+fn why(no_account: &bool, node: &str) -> String {
+    match no_account {
+        true => "there is no ServiceAccount (any more) for".into(),
+        false => format!("no unfinished pod on node {node} runs as"),
+    }
 }
 
 impl Index {
@@ -254,13 +269,16 @@ impl Index {
             match self.make_workload(&uid) {
                 Some(new) => {
                     self.captures.seen(&uid);
-                    if self.workloads.get(&uid) != Some(&new) {
+                    let old = self.workloads.get(&uid);
+                    if old != Some(&new) {
+                        self.claims.change(old, Some(&new));
                         self.workloads.insert(uid, new.clone());
                         changes.push(Change::Workload(new));
                     }
                 }
                 None => {
-                    if self.workloads.remove(&uid).is_some() {
+                    if let Some(old) = self.workloads.remove(&uid) {
+                        self.claims.change(Some(&old), None);
                         self.captures.age(&uid);
                         changes.push(Change::WorkloadRemoved(uid));
                     }
@@ -296,6 +314,25 @@ impl Index {
         changes
     }
 
+    /// What people are to be told of the changes that were flushed last.
+    pub fn remarks(&mut self) -> Vec<Remark> {
+        let Self { claims, workloads, .. } = self;
+        claims.remarks(|uid| name_of(workloads, uid))
+    }
+
+    /// The same of all addresses that are contested now, told before or not.
+    pub fn contested(&self) -> Vec<Remark> {
+        self.claims.standing(|uid| name_of(&self.workloads, uid))
+    }
+
+    /// Labelled pods that have an address and were never reported captured, with their nodes.
+    pub fn never_captured(&self) -> impl Iterator<Item = &Workload> {
+        self.workloads.values().filter(|workload| {
+            let scheduled = !workload.node.is_empty() && !workload.owned_addresses().is_empty();
+            workload.enrolled && workload.tunnel == Tunnel::None && scheduled
+        })
+    }
+
     /// Whether a pod on the node runs as the identity.
     pub fn may_have(&self, node: &str, identity: &Identity) -> Result<(), NotOnNode> {
         let namespace: Arc<str> = identity.namespace().into();
@@ -307,8 +344,13 @@ impl Index {
         };
         match in_namespace(&self.pods, &namespace).any(|(_, pod)| runs(pod)) {
             true => Ok(()),
-            false => Err(NotOnNode { node: node.into(), identity: identity.clone() }),
+            false => Err(NotOnNode { node: node.into(), identity: identity.clone(), no_account: false }),
         }
+    }
+
+    /// A workload as it was last given out.
+    pub fn workload(&self, uid: &Uid) -> Option<&Workload> {
+        self.workloads.get(uid)
     }
 
     /// How many workloads were given out.
@@ -355,6 +397,14 @@ impl Index {
 
     fn pod_of(&self, uid: &Uid) -> Option<&PodFact> {
         self.pods.get(self.by_uid.get(uid)?.first()?)
+    }
+}
+
+/// How people know a pod.
+fn name_of(workloads: &HashMap<Uid, Workload>, uid: &Uid) -> String {
+    match workloads.get(uid) {
+        Some(workload) => format!("{}/{}", workload.namespace, workload.name),
+        None => uid.to_string(),
     }
 }
 

@@ -5,17 +5,21 @@
 //! watch ────────────▶ index ─────────▶ publish ═══════▶ agents
 //!                       ▲                 ║
 //!                       └── captures ─────╝   issue ◀── signing requests
+//!                       ▲                 ▼
+//!                       └─── words ─── reconcile ─▶ the Kubernetes API (status, NodeStates, Leases, Events)
 //! ```
 //!
 //! Invariants: the index is pure and alone decides what the world is; nobody waits for a slow agent; the controller's
 //! absence changes nothing on the nodes. Not here: the data path, and anything that links it.
 
 pub mod admin;
+pub mod cluster;
 pub mod config;
 pub mod index;
 pub mod issue;
 pub mod metrics;
 pub mod publish;
+pub mod reconcile;
 pub mod run;
 pub mod state;
 pub mod watch;

@@ -25,11 +25,34 @@ pub struct Metrics {
     pub nacks: Counter,
     /// Certificates signed.
     pub signed: Counter,
-    /// Calls without a good token, or for another node than the token's.
-    pub unauthenticated: Counter,
+    /// 1 while the newest state of the authority (Secret or files) is not in force.
+    pub authority_rejected: Gauge,
     /// Files and objects whose newest state does not count.
     pub config_errors: Gauge,
+    /// 1: this replica writes status.
+    pub leader: Gauge,
     sign_refusals: Family<ReasonLabel, Counter>,
+    unauthenticated: Family<ReasonLabel, Counter>,
+    objects: Family<KindLabel, Gauge>,
+    watch_restarts: Family<KindLabel, Counter>,
+    api_errors: Family<CallLabel, Counter>,
+    events: Family<OutcomeLabel, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabel {
+    verb: String,
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,15 +79,71 @@ impl Metrics {
         );
         registry.register(
             "controller_unauthenticated",
-            "Calls without a good token, or for another node than the token's",
+            "Calls without a good token, or for another node than the token's, by reason",
             all.unauthenticated,
+        );
+        registry.register(
+            "controller_authority_rejected",
+            "Whether the newest state of the authority is not in force: 1 or 0",
+            all.authority_rejected,
         );
         registry.register(
             "controller_config_errors",
             "Files and objects whose newest state does not count",
             all.config_errors,
         );
+        registry.register("controller_leader", "1 where this replica writes status", all.leader);
+        registry.register(
+            "controller_objects",
+            "Objects known from the Kubernetes API, by kind",
+            all.objects,
+        );
+        registry.register(
+            "controller_watch_restarts",
+            "Watches that were started anew after an error, by kind",
+            all.watch_restarts,
+        );
+        registry.register(
+            "controller_api_errors",
+            "Calls of the Kubernetes API that failed, by verb and resource",
+            all.api_errors,
+        );
+        registry.register(
+            "controller_events",
+            "Events for people, by what became of them (written, repeated, dropped)",
+            all.events,
+        );
         metrics
+    }
+
+    /// A caller was refused.
+    pub fn unauthenticated(&self, reason: &'static str) {
+        self.unauthenticated.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// How many callers were refused for this reason.
+    pub fn unauthenticated_by(&self, reason: &'static str) -> u64 {
+        self.unauthenticated.get_or_create(&ReasonLabel { reason }).get()
+    }
+
+    /// So many objects of a kind are known.
+    pub fn objects(&self, kind: &'static str, count: usize) {
+        self.objects.get_or_create(&KindLabel { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A watch is started anew.
+    pub fn watch_restarted(&self, kind: &'static str) {
+        self.watch_restarts.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// A call of the API failed.
+    pub fn api_error(&self, verb: &str, resource: &str) {
+        self.api_errors.get_or_create(&CallLabel { verb: verb.into(), resource: resource.into() }).inc();
+    }
+
+    /// What became of an Event.
+    pub fn event(&self, outcome: &'static str) {
+        self.events.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// A signing request was refused.

@@ -11,6 +11,8 @@
 //! released from serving a workload only when no connected agent may still dial it by tunnel. Not here: what the
 //! world is (the index) and the wire's state machine (`mesh_xds::delta`).
 
+mod agentless;
+mod callers;
 mod control;
 mod hub;
 mod stream;
@@ -19,6 +21,8 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
+pub use agentless::watch_for_agentless;
+pub use callers::{Callers, Refusal, ReviewConfig, Reviews};
 pub use control::ControlService;
-pub use hub::{Hub, Told};
+pub use hub::{Hub, NodeRow, Told};
 pub use tokens::{TokenError, Tokens};

@@ -1,4 +1,4 @@
-//! Where facts come from. So far: a directory of YAML and JSON files.
+//! Where facts come from: a directory of YAML and JSON files (here), or the Kubernetes API ([`kubernetes`]).
 //!
 //! ```text
 //! inotify, slow re-scan ─▶ scan: which files changed ─▶ parse: documents, objects, facts ─▶ catalog: who says what
@@ -12,6 +12,7 @@
 mod catalog;
 pub mod files;
 mod inotify;
+pub mod kubernetes;
 mod parse;
 
 #[cfg(test)]

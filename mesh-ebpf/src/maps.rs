@@ -7,15 +7,17 @@
 //! | settings, self, pods, cgroups, addrs, services, listeners | agent | hooks |
 //! | originals | sockops (client's end) | sockops (agent's end), agent |
 //! | delivery | sockops (agent's end) | `sk_lookup`, sockops (application's end) |
+//! | kubelet, excluded networks and ports | agent | connect hook |
+//! | probes | sockops (kubelet's end) | `sk_lookup` |
 //! | notes | connect hook, agent, sockops | sockops, peername hook, agent |
 //! | refused, counted | hooks | agent |
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage, SockHash};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockHash};
 use aya_ebpf::macros::btf_map;
 use mesh_common::{
-    Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey, PodEntry, Refusal,
-    ServiceKey16, ServiceState, Settings, SockNote, maps,
+    Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey, PodEntry, ProbeKey,
+    Refusal, ServiceKey16, ServiceState, Settings, SockNote, maps,
 };
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -39,6 +41,14 @@ pub(crate) static LISTENERS: SockHash<ListenerKey, { maps::LISTENERS_MAX }> = So
 pub(crate) static ORIGINALS: LruHashMap<NoteKey, Endpoint16, { maps::ORIGINALS_MAX }> = LruHashMap::new();
 #[btf_map(name = "mesh_delivery")]
 pub(crate) static DELIVERY: HashMap<DeliveryKey, Endpoint16, { maps::DELIVERY_MAX }, SPARSE> = HashMap::new();
+#[btf_map(name = "mesh_kubelet")]
+pub(crate) static KUBELET: HashMap<u64, u32, { maps::KUBELET_MAX }> = HashMap::new();
+#[btf_map(name = "mesh_probes")]
+pub(crate) static PROBES: LruHashMap<ProbeKey, u32, { maps::PROBES_MAX }> = LruHashMap::new();
+#[btf_map(name = "mesh_excl_nets")]
+pub(crate) static EXCLUDED_NETS: LpmTrie<Addr, u32, { maps::EXCLUDED_NETS_MAX }> = LpmTrie::new();
+#[btf_map(name = "mesh_excl_ports")]
+pub(crate) static EXCLUDED_PORTS: HashMap<u32, u32, { maps::EXCLUDED_PORTS_MAX }, SPARSE> = HashMap::new();
 #[btf_map(name = "mesh_notes")]
 pub(crate) static NOTES: SkStorage<SockNote> = SkStorage::new();
 #[btf_map(name = "mesh_refused")]

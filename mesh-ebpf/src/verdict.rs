@@ -38,17 +38,26 @@ pub(crate) fn owner_by_cgroup(state: u32, its_cookie: u64, cookie: u64) -> Owner
     if state == PodEntry::STATE_CAPTURED && its_cookie != cookie { Owner::Foreign } else { Owner::Pod(state) }
 }
 
-/// May this socket connect, and how.
+/// Whether exclusions are for this owner, and worth the look.
+#[inline(always)]
+pub(crate) fn heeds_exclusions(owner: Owner) -> bool {
+    matches!(owner, Owner::Pod(PodEntry::STATE_CAPTURED | PodEntry::STATE_PENDING))
+}
+
+/// May this socket connect, and how. `excluded`: the operator took the destination out of the mesh, which takes neither the
+/// agent nor the world to know.
 #[inline(always)]
 pub(crate) fn connect(
     owner: Owner,
     destination: &Addr,
+    excluded: bool,
     allow_unknown: bool,
     world_complete: bool,
 ) -> Connect {
     match owner {
         Owner::Nobody | Owner::Pod(PodEntry::STATE_EXCLUDED) => Connect::Pass,
         _ if stays_local(destination) => Connect::Pass,
+        _ if excluded && heeds_exclusions(owner) => Connect::Pass,
         Owner::Unknown if allow_unknown => Connect::Pass,
         Owner::Unknown => Connect::Refuse(Refusal::UnknownPod),
         Owner::Foreign => Connect::Refuse(Refusal::ForeignNetns),
@@ -72,6 +81,8 @@ pub(crate) enum Arrival {
     Application,
     /// To the agent's listener of this kind.
     Listener(u32),
+    /// From outside, to any port: to the application, if kubelet's connect left a note, else to the plaintext listener.
+    Outside,
     /// To the outbound listener, if the client's connect left a note.
     NotedClient,
     /// To the application, if it is a delivery of the agent's.
@@ -105,7 +116,7 @@ pub(crate) fn arrival(state: u32, remote: &Addr, local: &Addr, port: u32) -> Arr
             ListenerKey::HBONE => Arrival::Listener(ListenerKey::HBONE),
             ListenerKey::PLAINTEXT => Arrival::Drop(Refusal::AgentPort),
             _ if state == AddrEntry::LEAVING => Arrival::Application,
-            _ => Arrival::Listener(ListenerKey::PLAINTEXT),
+            _ => Arrival::Outside,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::process;
 use crate::setup::{self, Ebpf, Need};
 use crate::ui::{self, say};
 use anyhow::{Context as _, Result};
+pub(crate) use stamp::Fingerprint;
 use stamp::Stamp;
 use std::env::consts::ARCH;
 use std::fs;

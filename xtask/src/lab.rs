@@ -40,8 +40,8 @@ enum DemoAction {
 /// Arguments of `bench`: the bench's own, passed on as they are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Suite and flags of weft-bench, such as `datapath --pin --short --json FILE` or `datapath --only rr-1 --rounds 3`
-    /// [default: datapath]; `datapath --help` lists them all
+    /// Suite and flags of weft-bench, such as `datapath --pin --short --json FILE`, `datapath --only rr-1 --rounds 3` or
+    /// `control --short --json FILE` [default: datapath]; `datapath --help` and `control --help` list them all
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
     arguments: Vec<OsString>,
 }

@@ -6,6 +6,8 @@
 //! ```text
 //! setup ──► build-ebpf ──► cargo build ──► demo | bench   (then becomes weft-lab or weft-bench)
 //!                                     └──► test           (runs the test programs itself, and counts)
+//! gen       mesh-crd ──► deploy/charts
+//! image     cargo build ──► OCI archives
 //! tidy      reads files only
 //! ```
 //!
@@ -13,7 +15,10 @@
 //!
 //! Not here: anything that touches namespaces, cgroups or maps. That is the lab's (`tests/lab`).
 
+mod apiserver;
 mod build_ebpf;
+mod gen_charts;
+mod image;
 mod lab;
 mod paths;
 mod process;
@@ -45,6 +50,10 @@ enum Command {
     Test(test::Args),
     /// Measure the mesh against the same programs without it
     Bench(lab::BenchArgs),
+    /// Write the generated parts of the charts: the definitions of Weft's own objects
+    Gen(gen_charts::Args),
+    /// Write container images as OCI archives, with no daemon and no builder
+    Image(image::Args),
     /// Check the house rules that no compiler checks
     Tidy,
 }
@@ -56,6 +65,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => lab::demo(&workspace, args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Bench(args) => lab::bench(&workspace, args),
+        Command::Gen(args) => gen_charts::run(&workspace, &args),
+        Command::Image(args) => image::run(&workspace, &args),
         Command::Tidy => tidy::run(&workspace),
     });
     match outcome {

@@ -4,6 +4,7 @@
 //! target/ebpf/mesh.bpf.o   the kernel half, which the agent embeds     (build-ebpf)
 //! target/ebpf-build/       cargo's own directory for it                (build-ebpf)
 //! target/tools/            programs that setup built                   (setup)
+//! target/tools/kube/       the tests' API server, kubectl, Helm        (setup, test)
 //! target/xtask/            logs and the row files of tests             (setup, test)
 //! target/release/          everything that runs
 //! ```

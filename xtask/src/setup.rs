@@ -3,6 +3,7 @@
 //! ```text
 //! Build    C compiler (rustls' cryptography)   eBPF toolchain + bpf-linker, which must suit each other
 //! Test     real programs that the tests, the demo and the benches run
+//! Kube     Go, Helm and kubectl, containerd and runc: for the tests against the Kubernetes API
 //! Kernel   cgroup2, bpffs, BTF, privileges
 //! ```
 //!
@@ -15,10 +16,12 @@
 
 mod apt;
 pub(crate) mod kernel;
+mod kube;
 mod linker;
 mod programs;
 mod toolchain;
 
+pub(crate) use kube::find_go;
 pub(crate) use linker::Linker;
 pub(crate) use toolchain::Toolchain;
 
@@ -49,6 +52,8 @@ pub(crate) enum Need {
     Ebpf,
     /// The real programs that tests and the demo run.
     Programs,
+    /// What the tests against the Kubernetes API need beside those.
+    Kube,
     /// What the running kernel and our privileges allow.
     Kernel,
 }
@@ -70,8 +75,17 @@ pub(crate) struct Missing {
 /// `cargo xtask setup`.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     process::watch_signals()?;
-    let all = [Need::Compiler, Need::Ebpf, Need::Programs, Need::Kernel];
+    let all = [Need::Compiler, Need::Ebpf, Need::Programs, Need::Kube, Need::Kernel];
     let missing = ensure(workspace, &all, Mode { dry_run: args.dry_run, quiet: false })?;
+    if find_go().is_some() && !args.dry_run {
+        crate::apiserver::start(workspace)?.finish(workspace)?;
+    } else {
+        step(
+            Found::Install,
+            "API server",
+            "go build in tests/kube/apiserver, if it has changed (minutes the first time)",
+        );
+    }
     let what = if args.dry_run { "dry run: nothing was changed" } else { "everything is there" };
     if missing.is_empty() {
         say!("{}", ui::green(what));
@@ -135,6 +149,9 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need], mode: Mode) -> Resul
     }
     if needs.contains(&Need::Programs) {
         missing.extend(programs::ensure(&apt, mode)?);
+    }
+    if needs.contains(&Need::Kube) {
+        missing.extend(kube::ensure(workspace, &apt, mode)?);
     }
     if needs.contains(&Need::Kernel) {
         missing.extend(kernel::ensure(mode));

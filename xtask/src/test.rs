@@ -19,6 +19,7 @@ mod run;
 mod unit;
 mod watch;
 
+use crate::apiserver;
 use crate::build_ebpf;
 use crate::paths::Workspace;
 use crate::process;
@@ -79,7 +80,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 
     let blocked = prepare(workspace, &groups, ci);
     let able: Vec<&Group> = groups.iter().copied().filter(|group| blocked.of(group).is_none()).collect();
+    let api = able.iter().any(|group| group.needs_kube()).then(|| apiserver::start(workspace));
     let programs = plan::build(workspace, &able, groups.len() == GROUPS.len());
+    let mut api = api.map(Api::Building);
 
     let mut outcomes = Vec::new();
     for group in groups {
@@ -87,6 +90,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         let tally = match (blocked.of(group), &programs) {
             (Some(tally), _) => tally.clone(),
             (None, Err(error)) => Tally::failure("build", &format!("{error:#}")),
+            (None, Ok(_)) if group.needs_kube() && !api_is_built(workspace, &mut api) => {
+                Tally::failure("API server", "it could not be built; go says why above")
+            }
             (None, Ok(programs)) => run::group(workspace, group, programs, args)?,
         };
         for failure in &tally.failures {
@@ -99,6 +105,28 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         outcomes.push(Outcome { group, tally, took: started.elapsed() });
     }
     Ok(summarise(&outcomes, ci, args))
+}
+
+/// The build of the API server, which goes on beside everything until somebody needs it.
+enum Api {
+    Building(Result<apiserver::Build>),
+    Ended(bool),
+}
+
+fn api_is_built(workspace: &Workspace, api: &mut Option<Api>) -> bool {
+    let ended = match api.take() {
+        Some(Api::Building(build)) => match build.and_then(|build| build.finish(workspace)) {
+            Ok(()) => true,
+            Err(error) => {
+                say!("{} {error:#}", ui::red("error:"));
+                false
+            }
+        },
+        Some(Api::Ended(well)) => well,
+        None => false,
+    };
+    *api = Some(Api::Ended(ended));
+    ended
 }
 
 /// The table over all groups and the exit code. The last line is the sum, plain.
@@ -131,12 +159,13 @@ fn summarise(outcomes: &[Outcome], ci: bool, args: &Args) -> ExitCode {
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Why the groups that need root, a kernel or programs cannot run, if they cannot.
-struct Blocked(Option<Tally>);
+/// Why the groups that need root, a kernel or programs cannot run, if they cannot; and those that need Kubernetes' own.
+struct Blocked(Option<Tally>, Option<Tally>);
 
 impl Blocked {
     fn of(&self, group: &Group) -> Option<&Tally> {
-        self.0.as_ref().filter(|_| group.privileged)
+        let privileged = self.0.as_ref().filter(|_| group.privileged);
+        privileged.or(self.1.as_ref().filter(|_| group.needs_kube()))
     }
 }
 
@@ -146,30 +175,46 @@ fn prepare(workspace: &Workspace, groups: &[&Group], ci: bool) -> Blocked {
     let quiet = setup::Mode { dry_run: false, quiet: true };
     let mut missing = match setup::ensure(workspace, &[Need::Compiler], quiet) {
         Ok(missing) => missing,
-        Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}")))),
+        Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}"))), None),
     };
     if !groups.iter().any(|group| group.privileged) {
-        return Blocked(None);
+        return Blocked(None, None);
     }
     // Without the privileges there is no use in fetching anything.
     match setup::ensure(workspace, &[Need::Kernel], quiet) {
         Ok(kernel) if kernel.is_empty() => {
             match setup::ensure(workspace, &[Need::Ebpf, Need::Programs], quiet) {
                 Ok(rest) => missing.extend(rest),
-                Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}")))),
+                Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}"))), None),
             }
         }
         Ok(kernel) => missing.extend(kernel),
-        Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}")))),
+        Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}"))), None),
     }
     if missing.is_empty() {
         return match build_ebpf::build(workspace, false) {
-            Ok(()) => Blocked(None),
-            Err(error) => Blocked(Some(Tally::failure("build-ebpf", &format!("{error:#}")))),
+            Ok(()) => Blocked(
+                None,
+                groups.iter().find(|group| group.needs_kube()).and_then(|_| kube(workspace, ci)),
+            ),
+            Err(error) => Blocked(Some(Tally::failure("build-ebpf", &format!("{error:#}"))), None),
         };
     }
-    setup::explain(&missing);
+    Blocked(Some(without(&missing, ci)), None)
+}
+
+/// The same for what the group against the Kubernetes API needs beside that.
+fn kube(workspace: &Workspace, ci: bool) -> Option<Tally> {
+    match setup::ensure(workspace, &[Need::Kube], setup::Mode { dry_run: false, quiet: true }) {
+        Ok(missing) if missing.is_empty() => None,
+        Ok(missing) => Some(without(&missing, ci)),
+        Err(error) => Some(Tally::failure("setup", &format!("{error:#}"))),
+    }
+}
+
+fn without(missing: &[setup::Missing], ci: bool) -> Tally {
+    setup::explain(missing);
     let names: Vec<&str> = missing.iter().map(|missing| missing.what.as_str()).collect();
     let reason = format!("cannot run here without {}", names.join(", "));
-    Blocked(Some(if ci { Tally::failure("preflight", &reason) } else { Tally::skip("preflight", &reason) }))
+    if ci { Tally::failure("preflight", &reason) } else { Tally::skip("preflight", &reason) }
 }

@@ -12,6 +12,7 @@ mod arrows;
 mod docs;
 mod sources;
 
+use crate::gen_charts;
 use crate::paths::{Workspace, files_below};
 use crate::process;
 use crate::ui::{self, say};
@@ -42,6 +43,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Verdict>> {
     let mut verdicts = sources::check(&files, &packages)?;
     verdicts.extend(arrows::check(workspace, &packages)?);
     verdicts.extend(docs::check(&files)?);
+    verdicts.push(("charts have the workspace's version", gen_charts::stale_charts(workspace)?));
     Ok(verdicts)
 }
 

@@ -6,10 +6,13 @@
 //! NodeState ◀── the controller: what a node's agent said, for the other replicas and for people
 //! ```
 //!
-//! Types are the source: the binary of this crate prints them as CustomResourceDefinitions, which `cargo xtask gen` puts
-//! into the chart. Invariants: what a schema accepts converts without an error, and what does not is refused by the API
+//! Types are the source: `crds` makes CustomResourceDefinitions of them, the binary of this crate prints those, and
+//! `cargo xtask gen` puts them into the chart. Invariants: what a schema accepts converts without an error, and what does not is refused by the API
 //! server with a message that says what to write. Not here: talking to an API server.
 
+#![allow(clippy::duplicated_attributes, reason = "columns of a definition have types, which may be equal")]
+
+pub mod crds;
 pub mod duration;
 pub mod mesh_config;
 pub mod network_policy;

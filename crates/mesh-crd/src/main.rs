@@ -1,11 +1,21 @@
-//! Prints Weft's CustomResourceDefinitions as YAML, for `cargo xtask gen`.
+//! Prints Weft's CustomResourceDefinitions as the templates of their chart, for `cargo xtask gen`: a JSON object of file
+//! names and texts.
 
-use kube::CustomResourceExt as _;
-use mesh_crd::{MeshConfig, NodeState};
+use std::collections::BTreeMap;
+use std::process::ExitCode;
 
-fn main() -> Result<(), serde_saphyr::ser::Error> {
-    for crd in [MeshConfig::crd(), NodeState::crd()] {
-        print!("---\n{}", serde_saphyr::to_string(&crd)?);
+fn main() -> ExitCode {
+    match print() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh-crd: {error}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn print() -> Result<(), Box<dyn std::error::Error>> {
+    let templates: BTreeMap<String, String> = mesh_crd::crds::templates()?.into_iter().collect();
+    println!("{}", serde_json::to_string_pretty(&templates)?);
     Ok(())
 }

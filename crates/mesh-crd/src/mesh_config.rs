@@ -25,11 +25,32 @@ mod tests;
     shortname = "mc",
     category = "weft",
     status = "MeshConfigStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "What the operator sets for the whole mesh. One object, named `default`.",
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        description = "In force as it stands",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
+    printcolumn(
+        name = "Trust domain",
+        type_ = "string",
+        description = "What every identity begins with",
+        json_path = ".spec.trustDomain"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        description = "Why it is in force or not",
+        json_path = ".status.conditions[?(@.type=='Accepted')].message",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MeshConfigSpec {
-    /// SPIFFE trust domain of all identities. Cannot be changed.
+    /// SPIFFE trust domain of all identities (spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT). Cannot be changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
     /// Destinations that captured pods dial as if there were no mesh (CIDRs).

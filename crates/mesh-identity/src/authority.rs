@@ -10,16 +10,20 @@ use std::time::{Duration, SystemTime};
 
 use mesh_model::{Identity, TrustDomain};
 
-use crate::certificate::CertError;
+use crate::certificate::{CertError, ServerCertificate};
 use crate::disk::DiskError;
 use crate::roots::{Roots, RootsError};
 use crate::x509::rfc3339;
 
 mod builtin;
 mod csr;
+mod given;
+mod live;
 
 pub use builtin::BuiltinAuthority;
 pub use csr::CsrError;
+pub use given::{AuthorityPem, Named};
+pub use live::LiveAuthority;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +39,12 @@ pub trait Authority: Send + Sync {
         lifetime: Duration,
     ) -> Result<SignedChain, AuthorityError>;
 
-    /// The anchors to which what it signs leads.
+    /// A certificate with which the controller serves TLS for `names` (DNS names and IP addresses). The key is made
+    /// here. It has no identity of the mesh, and no workload's certificate has a DNS name: neither passes for the other.
+    fn issue_server(&self, names: &[&str], lifetime: Duration) -> Result<ServerCertificate, AuthorityError>;
+
+    /// Whom the mesh trusts: first the anchor to which what it signs leads, then those that are trusted beside it while
+    /// one takes the other's place.
     fn roots(&self) -> Roots;
 }
 
@@ -84,6 +93,15 @@ pub enum AuthorityError {
         root: PathBuf,
         /// The key that is not.
         key: PathBuf,
+    },
+    /// The other trust anchors cannot be read.
+    #[error("{} holds no trust anchors", path.display())]
+    Anchors {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: RootsError,
     },
     /// The key file holds no private key of a kind that can sign.
     #[error("{} holds no private key that can be used (PEM; ECDSA P-256 or P-384, or RSA)", path.display())]
@@ -150,7 +168,7 @@ pub enum AuthorityError {
     /// What it signs would not be believed: intermediates missing or out of order, a path length exceeded …
     #[error(
         "what the authority in {} signs does not verify: \
-         the file must hold its certificate, then each issuer up to the root",
+         it must hold its certificate, then each issuer up to a root that is trusted",
         path.display()
     )]
     Unusable {

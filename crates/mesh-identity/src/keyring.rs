@@ -80,6 +80,11 @@ pub struct RotationConfig {
     /// Where certificates and keys outlive the process (mode 0700; memory-backed, such as `/run/weft/certs`). `None`:
     /// nowhere.
     pub state_dir: Option<PathBuf>,
+    /// Where they outlive the node's memory as well, if that is wanted ([`Keyring::keep_on_disk`]). What an earlier
+    /// process kept there is read in any case.
+    pub disk_dir: Option<PathBuf>,
+    /// After the first of the trust anchors became another one, certificates are renewed spread over this time.
+    pub spread: Duration,
 }
 
 impl Default for RotationConfig {
@@ -93,6 +98,8 @@ impl Default for RotationConfig {
             linger: Duration::from_secs(60),
             client_configs: 512,
             state_dir: None,
+            disk_dir: None,
+            spread: Duration::from_secs(10),
         }
     }
 }
@@ -103,6 +110,12 @@ pub enum KeyringError {
     /// The directory for certificates cannot be used.
     #[error("cannot keep certificates there: give the agent a directory of its own, of mode 0700")]
     StateDir(#[source] DiskError),
+    /// The directory for keys on disk cannot be used.
+    #[error("cannot keep keys on disk there: give the agent a directory of its own, of mode 0700")]
+    Disk(#[source] DiskError),
+    /// Keys are to be kept on disk, and there is no place.
+    #[error("keys are to be kept on disk, and the agent was given no directory for that")]
+    NoDisk,
     /// Nobody called [`Keyring::want`] for it, or its last [`Wanted`] was dropped.
     #[error("no pod of this node has the identity {0}")]
     NotWanted(Identity),
@@ -140,6 +153,11 @@ struct Core {
     roots: RwLock<Roots>,
     config: RotationConfig,
     store: Option<Store>,
+    /// The second store, while there is one. Held for a look, or while keys are put there or taken away.
+    disk: Mutex<Option<Store>>,
+    /// Requests that were signed, and that were not.
+    signed: AtomicU64,
+    failed: AtomicU64,
     /// Counted up to have every task look again at once.
     nudge: watch::Sender<u64>,
     /// Numbers entries: no two are alike, whatever the identity.
@@ -170,6 +188,17 @@ struct Uses {
 struct Note {
     last_error: Option<String>,
     renew_at: Option<SystemTime>,
+    /// When it is asked for next: at its renewal, or sooner after a failure.
+    next: Option<SystemTime>,
+}
+
+/// How many requests there were since the keyring was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// They brought a certificate.
+    pub signed: u64,
+    /// They did not.
+    pub failed: u64,
 }
 
 /// Keeps an identity's certificate fetched and fresh while it lives.
@@ -183,11 +212,20 @@ impl Keyring {
     /// Makes an empty keyring, and the directory where there is to be one.
     pub fn new(signer: Arc<dyn Signer>, roots: Roots, config: RotationConfig) -> Result<Self, KeyringError> {
         let store = config.state_dir.clone().map(Store::open).transpose().map_err(KeyringError::StateDir)?;
+        // There is such a directory only where an earlier process was told to keep keys on disk.
+        let kept = config.disk_dir.clone().filter(|dir| dir.is_dir()).map(Store::open).transpose();
+        let disk = kept.unwrap_or_else(|error| {
+            tracing::warn!(error = %error, "ignored the keys that were kept on disk");
+            None
+        });
         let core = Core {
             signer,
             roots: RwLock::new(roots),
             config,
             store,
+            disk: Mutex::new(disk),
+            signed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
             nudge: watch::Sender::new(0),
             generation: AtomicU64::new(0),
         };
@@ -250,8 +288,8 @@ impl Keyring {
         self.shared.core.roots().clone()
     }
 
-    /// Believes other anchors from now on: every entry is made anew (same certificate, new generation), and a
-    /// certificate that does not lead to them is renewed at once.
+    /// Believes other anchors from now on: every entry is made anew (same certificate, new generation), a certificate that
+    /// does not lead to them is renewed at once, and one that does not lead to the first of them before long.
     pub fn replace_roots(&self, roots: Roots) {
         let core = &self.shared.core;
         let mut current = core.roots.write().unwrap_or_else(PoisonError::into_inner);
@@ -277,6 +315,35 @@ impl Keyring {
         self.shared.core.nudge.send_modify(|count| *count += 1);
     }
 
+    /// Has certificates and keys outlive the node's memory, too, in [`RotationConfig::disk_dir`]; or no longer: what is
+    /// there is removed. Blocks for as long as the disk takes.
+    pub fn keep_on_disk(&self, keep: bool) -> Result<(), KeyringError> {
+        let core = &self.shared.core;
+        let mut disk = core.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if disk.is_some() == keep {
+            return Ok(());
+        }
+        if let Some(store) = disk.take() {
+            return store.destroy().map_err(KeyringError::Disk);
+        }
+        let dir = core.config.disk_dir.clone().ok_or(KeyringError::NoDisk)?;
+        let store = Store::open(dir).map_err(KeyringError::Disk)?;
+        let slots: Vec<_> = self.shared.slots().values().map(|held| Arc::clone(&held.slot)).collect();
+        for entry in slots.iter().filter_map(|slot| slot.valid_entry()) {
+            if let Err(error) = store.save(entry.certificate()) {
+                tracing::warn!(identity = %entry.certificate().identity(), %error, "certificate not kept on disk");
+            }
+        }
+        *disk = Some(store);
+        Ok(())
+    }
+
+    /// How many requests there were.
+    pub fn attempts(&self) -> Attempts {
+        let core = &self.shared.core;
+        Attempts { signed: core.signed.load(Ordering::Relaxed), failed: core.failed.load(Ordering::Relaxed) }
+    }
+
     /// Every wanted identity and how its certificate is, sorted by identity.
     pub fn status(&self) -> Vec<CertStatus> {
         let now = SystemTime::now();
@@ -289,11 +356,15 @@ impl Keyring {
     /// Removes kept certificates of identities that nobody wants: pods that left while the agent was down. To be called
     /// once every pod of the node is known. Returns how many there were.
     pub fn sweep(&self) -> Result<usize, DiskError> {
-        let Some(store) = &self.shared.core.store else { return Ok(0) };
+        let stores = self.shared.core.stores();
         // With the lock held: a `want` that comes now finds its file either kept or never read.
         let slots = self.shared.slots();
         let wanted: HashSet<&Identity> = slots.keys().collect();
-        store.sweep(&wanted)
+        let mut removed = 0;
+        for store in stores {
+            removed += store.sweep(&wanted)?;
+        }
+        Ok(removed)
     }
 
     fn slot(&self, identity: &Identity) -> Option<Arc<Slot>> {
@@ -313,10 +384,10 @@ impl Shared {
             return false;
         }
         slots.remove(&slot.identity);
-        if let Some(store) = &self.core.store
-            && let Err(error) = store.remove(&slot.identity)
-        {
-            tracing::warn!(identity = %slot.identity, %error, "a certificate that nobody wants stays on disk");
+        for store in self.core.stores() {
+            if let Err(error) = store.remove(&slot.identity) {
+                tracing::warn!(identity = %slot.identity, %error, "a certificate that nobody wants stays on disk");
+            }
         }
         true
     }
@@ -333,6 +404,12 @@ impl Drop for Shared {
 impl Core {
     fn roots(&self) -> std::sync::RwLockReadGuard<'_, Roots> {
         self.roots.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where certificates are kept: in memory first.
+    fn stores(&self) -> Vec<Store> {
+        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.store.clone().into_iter().chain(disk).collect()
     }
 
     fn make_entry(&self, certificate: crate::Certificate, roots: &Roots) -> Result<Arc<Entry>, TlsError> {

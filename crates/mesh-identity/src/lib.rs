@@ -30,13 +30,15 @@ mod x509;
 #[cfg(test)]
 mod fixtures;
 
-pub use authority::{Authority, AuthorityError, BuiltinAuthority, CsrError, SignedChain};
+pub use authority::{
+    Authority, AuthorityError, AuthorityPem, BuiltinAuthority, CsrError, LiveAuthority, Named, SignedChain,
+};
 pub use certificate::{CertError, Certificate, ServerCertificate};
 pub use disk::DiskError;
 pub use keyring::{
-    CertState, CertStatus, Entry, Keyring, KeyringError, RotationConfig, SignError, Signer, Wanted,
+    Attempts, CertState, CertStatus, Entry, Keyring, KeyringError, RotationConfig, SignError, Signer, Wanted,
 };
 pub use request::KeyRequest;
-pub use roots::{Roots, RootsError};
+pub use roots::{RootInfo, Roots, RootsError};
 pub use tls::{PeerError, TlsError};
 pub use x509::{Malformed, SanError};

@@ -1,12 +1,17 @@
 //! The trust anchors: whom the mesh believes. Several at once, so that a root can be replaced with traffic flowing: give
 //! every node old and new, then sign with the new one, then take the old one away.
 //!
+//! The first one is the one that signs now: who makes a bundle for agents puts it there, and an agent whose certificate leads
+//! to another asks for a new one before long (`keyring`). So the old root's last certificate is gone minutes after the
+//! switch, and not only after a lifetime.
+//!
 //! Invariant: never empty. Not checked: an anchor's own expiry (webpki does not either); the authority signs nothing
 //! that outlives its root, which has the same effect.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::RootCertStore;
@@ -16,7 +21,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::disk::{self, DiskError};
 use crate::tls;
-use crate::x509::{Facts, Malformed};
+use crate::x509::{Facts, Malformed, fingerprint};
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +37,20 @@ struct Anchors {
     /// What webpki wants: as one slice, so that no handshake has to build it.
     anchors: Vec<TrustAnchor<'static>>,
     /// For people.
-    subjects: Vec<String>,
+    infos: Vec<RootInfo>,
+}
+
+/// One trust anchor, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootInfo {
+    /// Its subject's distinguished name.
+    pub subject: String,
+    /// SHA-256 of its DER, lower-case hex: what `openssl x509 -fingerprint -sha256` prints, without the colons.
+    pub fingerprint: String,
+    /// Its first moment.
+    pub not_before: SystemTime,
+    /// Its last moment.
+    pub not_after: SystemTime,
 }
 
 /// Why trust anchors cannot be used.
@@ -90,7 +108,7 @@ pub enum RootsError {
 impl Roots {
     /// No anchors: nobody is believed. For a start before the roots are there; see `Keyring::replace_roots`.
     pub fn none() -> Self {
-        Self(Arc::new(Anchors { ders: Vec::new(), anchors: Vec::new(), subjects: Vec::new() }))
+        Self(Arc::new(Anchors { ders: Vec::new(), anchors: Vec::new(), infos: Vec::new() }))
     }
 
     /// Reads one or more `BEGIN CERTIFICATE` blocks; other blocks and text between them are passed over.
@@ -118,7 +136,13 @@ impl Roots {
             let anchor = webpki::anchor_from_trusted_cert(&der)
                 .map_err(|source| RootsError::Anchor { number, source })?
                 .to_owned();
-            all.add(der, anchor, facts.subject);
+            let info = RootInfo {
+                subject: facts.subject,
+                fingerprint: fingerprint(&der),
+                not_before: facts.not_before,
+                not_after: facts.not_after,
+            };
+            all.add(der, anchor, info);
         }
         if all.ders.is_empty() {
             return Err(RootsError::Empty);
@@ -135,10 +159,41 @@ impl Roots {
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {
         let mut all = Anchors::clone(&self.0);
-        for ((der, anchor), subject) in other.0.ders.iter().zip(&other.0.anchors).zip(&other.0.subjects) {
-            all.add(der.clone(), anchor.clone(), subject.clone());
+        for ((der, anchor), info) in other.0.ders.iter().zip(&other.0.anchors).zip(&other.0.infos) {
+            all.add(der.clone(), anchor.clone(), info.clone());
         }
         Self(Arc::new(all))
+    }
+
+    /// Each for people, in order.
+    pub fn infos(&self) -> &[RootInfo] {
+        &self.0.infos
+    }
+
+    /// The first alone: the one that signs now.
+    #[must_use]
+    pub fn first(&self) -> Self {
+        self.each().next().unwrap_or_else(Self::none)
+    }
+
+    /// Each alone, in order.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Self> + '_ {
+        let Anchors { ders, anchors, infos } = &*self.0;
+        ders.iter().zip(anchors).zip(infos).map(|((der, anchor), info)| {
+            let mut one = Anchors::default();
+            one.add(der.clone(), anchor.clone(), info.clone());
+            Self(Arc::new(one))
+        })
+    }
+
+    /// Whether all of the others are among them.
+    pub fn contains_all(&self, others: &Self) -> bool {
+        others.0.ders.iter().all(|der| self.contains(der))
+    }
+
+    /// Whether the certificate is one of them.
+    pub(crate) fn contains(&self, der: &CertificateDer<'_>) -> bool {
+        self.0.ders.iter().any(|known| known.as_ref() == der.as_ref())
     }
 
     /// How many there are: at least one.
@@ -168,11 +223,11 @@ impl Roots {
 
 impl Anchors {
     /// Adds one that is not there yet.
-    fn add(&mut self, der: CertificateDer<'static>, anchor: TrustAnchor<'static>, subject: String) {
+    fn add(&mut self, der: CertificateDer<'static>, anchor: TrustAnchor<'static>, info: RootInfo) {
         if !self.ders.contains(&der) {
             self.ders.push(der);
             self.anchors.push(anchor);
-            self.subjects.push(subject);
+            self.infos.push(info);
         }
     }
 }
@@ -187,7 +242,7 @@ impl Eq for Roots {}
 
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.0.subjects).finish()
+        f.debug_list().entries(self.0.infos.iter().map(|info| &info.subject)).finish()
     }
 }
 

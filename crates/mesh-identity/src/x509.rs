@@ -120,6 +120,14 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// SHA-256 of a certificate's DER, lower-case hex.
+pub(crate) fn fingerprint(der: &[u8]) -> String {
+    use sha2::{Digest as _, Sha256};
+    // The first byte is kept though it be zero: this is no number.
+    let digest = Sha256::digest(der);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn system_time(at: ASN1Time) -> SystemTime {
     let seconds = Duration::from_secs(at.timestamp().unsigned_abs());
     if at.timestamp() < 0 { UNIX_EPOCH - seconds } else { UNIX_EPOCH + seconds }

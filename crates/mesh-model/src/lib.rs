@@ -17,7 +17,10 @@ mod world;
 
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use reason::Reason;
-pub use service::{Endpoint, PortMap, Service, ServiceKey};
+pub use service::{
+    Candidate, Endpoint, Here, NotUntouched, PortMap, Question, Scope, Served, Service, ServiceKey,
+    Untouched, usable,
+};
 pub use settings::{MeshSettings, NodeInfo};
 pub use workload::{Phase, PodState, Tunnel, Uid, Workload};
 pub use world::{Change, World};

@@ -38,6 +38,14 @@ reasons! {
     NoEndpoint = "no_endpoint",
     /// The Service has no such port.
     NoServicePort = "no_service_port",
+    /// The Service is for clients of its endpoints' own nodes (`internalTrafficPolicy: Local`), and none is on this one.
+    NoLocalEndpoint = "no_local_endpoint",
+    /// The client's address is in none of the Service's `loadBalancerSourceRanges`.
+    SourceRange = "source_range",
+    /// The Service is another proxy's than kube-proxy's, and leads to a captured pod: nobody could say where it arrives.
+    OtherProxy = "other_proxy",
+    /// The Service's endpoint is the address of a Service itself.
+    ServiceLoop = "service_loop",
     /// The node has not been told the whole world yet.
     NoWorld = "no_world",
     /// The agent is not (yet) ready for this pod.
@@ -156,6 +164,7 @@ impl From<Refusal> for Reason {
             Refusal::NoFamily => Self::NoFamily,
             Refusal::NoEndpoint => Self::NoEndpoint,
             Refusal::NoServicePort => Self::NoServicePort,
+            Refusal::NoLocalEndpoint => Self::NoLocalEndpoint,
             Refusal::MapFull => Self::MapFull,
             Refusal::AgentPort => Self::AgentPort,
             Refusal::LoopbackSource => Self::LoopbackSource,

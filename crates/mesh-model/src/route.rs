@@ -1,23 +1,36 @@
 //! Where an outbound connection goes: the one decision of the outbound path, and what `meshctl explain` prints.
 //!
 //! ```text
-//! original destination ─┬─ a service address ──▶ endpoint of the client's family, ready ──▶ hop
-//!                       ├─ a workload's address ─────────────────────────────────────────▶ hop
-//!                       └─ neither, in a complete world ─────────────────────────▶ passthrough
+//! original destination ─┬─ a Service's address ──▶ an endpoint that kube-proxy would choose ──▶ hop
+//!                       ├─ a workload's address ──────────────────────────────────────────────▶ hop
+//!                       └─ neither, in a complete world ─────────────────────────────▶ passthrough
 //! hop ─┬─ workload reported captured ──▶ tunnel
 //!      └─ otherwise ───────────────────▶ passthrough to the hop's address
 //! ```
 //!
+//! Which endpoints may be chosen is [`crate::usable`]'s to say; docs/services.md has the rules for people. A cluster address
+//! is its Service's at every port, an external or load balancer's address only at the Service's own ports and only where no
+//! workload owns it: whoever may write Services must not be able to stand in for a pod.
+//!
 //! Pure: the balancer is handed in and is the only thing that remembers.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use crate::{Endpoint, Reason, Service, ServiceKey, Workload, World};
+use crate::{Question, Reason, Scope, Served, ServiceKey, Workload, World};
 
+mod balancer;
 #[cfg(test)]
 mod tests;
+
+pub use balancer::{Balancer, Choice, Pick, RoundRobin};
+
+/// Who dials, on the node that the world is seen from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The address that it dials from.
+    pub address: IpAddr,
+}
 
 /// How to reach a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,46 +54,28 @@ pub struct Hop {
     pub service: Option<ServiceKey>,
 }
 
-/// Chooses one of several endpoints.
-pub trait Balancer: Send + Sync {
-    /// An index below `count` for this connection. `count` is at least one.
-    fn choose(&self, service: &ServiceKey, count: usize) -> usize;
-}
-
-/// Each service's endpoints in turn, counted per service (one shared counter would pin two services that are dialled
-/// alternately to the same endpoint each).
-#[derive(Debug, Default)]
-pub struct RoundRobin {
-    /// Held for one increment.
-    turns: Mutex<HashMap<ServiceKey, usize>>,
-}
-
-impl Balancer for RoundRobin {
-    fn choose(&self, service: &ServiceKey, count: usize) -> usize {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = match turns.get_mut(service) {
-            Some(turn) => turn,
-            None => turns.entry(service.clone()).or_default(),
-        };
-        let choice = *turn % count.max(1);
-        *turn = turn.wrapping_add(1);
-        choice
-    }
-}
-
 /// Decides where a connection to `destination` goes.
-pub fn route(world: &World, destination: SocketAddr, balancer: &dyn Balancer) -> Route {
+pub fn route(world: &World, client: Client, destination: SocketAddr, balancer: &dyn Balancer) -> Route {
     if !world.is_complete() {
         return Route::Refuse(Reason::NoWorld);
     }
-    let address = destination.ip().to_canonical();
-    if let Some(service) = world.service_at(address) {
-        return match choose_endpoint(service, address, destination.port(), balancer) {
-            Ok(target) => hop(world, target, Some(service.key.clone())),
-            Err(reason) => Route::Refuse(reason),
-        };
+    let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+    let served = match world.service_at(destination.ip()) {
+        Some(served) => Some((served, served.service().internal_scope())),
+        // What comes from outside is subject to no traffic policy of the inside.
+        None => world.outer_service_at(destination).map(|served| (served, Scope::Cluster)),
+    };
+    let Some((served, scope)) = served else { return hop(world, destination, None) };
+    let chosen = match served.service().other_proxy {
+        Some(_) => return left_to_other_proxy(world, served, destination),
+        None => choose(served, scope, client, destination, balancer),
+    };
+    match chosen {
+        // Dialled as it is it would be kube-proxy's to choose, in plain text.
+        Ok(target) if world.is_service(target) => Route::Refuse(Reason::ServiceLoop),
+        Ok(target) => hop(world, target, Some(served.service().key.clone())),
+        Err(reason) => Route::Refuse(reason),
     }
-    hop(world, SocketAddr::new(address, destination.port()), None)
 }
 
 fn hop(world: &World, target: SocketAddr, service: Option<ServiceKey>) -> Route {
@@ -94,35 +89,46 @@ fn hop(world: &World, target: SocketAddr, service: Option<ServiceKey>) -> Route 
     if tunnel { Route::Tunnel(hop) } else { Route::Passthrough(hop) }
 }
 
-/// The endpoints that may serve a port of a Service for clients of one address family.
-pub fn usable_endpoints(
-    service: &Service,
-    client: IpAddr,
-    port: u16,
-) -> impl Iterator<Item = (&Endpoint, u16)> {
-    service
-        .endpoints
-        .iter()
-        .filter(move |endpoint| endpoint.ready && endpoint.address.is_ipv4() == client.is_ipv4())
-        .filter_map(move |endpoint| Some((endpoint, endpoint.target_port(port)?)))
-}
-
-fn choose_endpoint(
-    service: &Service,
-    address: IpAddr,
-    port: u16,
+fn choose(
+    served: &Served,
+    scope: Scope,
+    client: Client,
+    destination: SocketAddr,
     balancer: &dyn Balancer,
 ) -> Result<SocketAddr, Reason> {
-    if !service.ports.contains(&port) {
-        return Err(Reason::NoServicePort);
+    let service = served.service();
+    let (port, ipv6) = (destination.port(), destination.is_ipv6());
+    let candidates = served.candidates(Question { port, ipv6, scope })?;
+    let client = client.address.to_canonical();
+    if !service.admits(destination.ip(), client) {
+        return Err(Reason::SourceRange);
     }
-    let count = usable_endpoints(service, address, port).count();
-    if count == 0 {
-        return Err(Reason::NoEndpoint);
+    let choice = Choice { service: &service.key, port, ipv6 };
+    let any = || {
+        let chosen = balancer.choose(&choice, candidates.len()) % candidates.len();
+        candidates.get(chosen).and_then(|candidate| served.target(*candidate))
+    };
+    let target = match service.affinity_seconds {
+        0 => any(),
+        seconds => balancer.keep(&choice, client, seconds, &mut |last| {
+            let still = |last: &SocketAddr| {
+                candidates.iter().any(|candidate| served.target(*candidate) == Some(*last))
+            };
+            last.filter(still).or_else(any)
+        }),
+    };
+    target.ok_or(Reason::NoEndpoint)
+}
+
+/// The address is dialled as it is, so whoever serves it chooses; but what that one may choose must not be in the mesh.
+fn left_to_other_proxy(world: &World, served: &Served, destination: SocketAddr) -> Route {
+    let service = served.service();
+    let in_the_mesh = |address: IpAddr| {
+        world.is_contested(address) || world.workload_at(address).is_some_and(|pod| pod.tunnel.is_hbone())
+    };
+    if service.endpoints.iter().any(|endpoint| in_the_mesh(endpoint.address)) {
+        return Route::Refuse(Reason::OtherProxy);
     }
-    let index = balancer.choose(&service.key, count);
-    usable_endpoints(service, address, port)
-        .nth(index % count)
-        .map(|(endpoint, target)| SocketAddr::new(endpoint.address, target))
-        .ok_or(Reason::NoEndpoint)
+    let service = Some(service.key.clone());
+    Route::Passthrough(Hop { target: destination, workload: None, service })
 }

@@ -8,9 +8,18 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::Uid;
+
+mod served;
+mod untouched;
+mod usable;
+
+pub use served::Served;
+pub use untouched::{NotUntouched, Untouched};
+pub use usable::{Candidate, Here, Question, Scope, usable};
 
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,14 +37,25 @@ pub struct Service {
     pub key: ServiceKey,
     /// Cluster addresses (one per family); empty for a headless Service.
     pub addresses: Vec<IpAddr>,
-    /// TCP ports of the Service. An address of the Service at any other port is refused.
+    /// External IPs: the Service's at its own ports alone, and somebody else's at any other.
+    pub external_addresses: Vec<IpAddr>,
+    /// Addresses of a load balancer that keeps the destination (`ipMode: VIP`); likewise.
+    pub load_balancer_addresses: Vec<IpAddr>,
+    /// Who may dial the load balancer's addresses; empty: everybody.
+    pub source_ranges: Vec<IpNet>,
+    /// TCP ports of the Service. A cluster address of the Service at any other port is refused.
     pub ports: Vec<u16>,
     /// Endpoints, in a stable order.
     pub endpoints: Vec<Endpoint>,
     /// Connections of one client go to one endpoint until so many seconds after the last; 0: no affinity.
     pub affinity_seconds: u32,
-    /// Only endpoints of the client's own node (`internalTrafficPolicy: Local`).
+    /// At the cluster addresses only endpoints of the client's own node (`internalTrafficPolicy: Local`).
     pub local_only: bool,
+    /// Somebody else than kube-proxy serves its addresses (label `service.kubernetes.io/service-proxy-name`): they are left
+    /// to whoever that is. Its endpoints are then all there are, ready or not.
+    pub other_proxy: Option<Arc<str>>,
+    /// What of it is left as it is.
+    pub untouched: Vec<Untouched>,
 }
 
 /// One place where a Service is served.
@@ -49,7 +69,7 @@ pub struct Endpoint {
     pub ready: bool,
     /// Which of its own ports stands for which port of the Service.
     pub ports: Vec<PortMap>,
-    /// The node it is on, if that is known.
+    /// The node it is on; said only where it makes a difference ([`Service::local_only`]).
     pub node: Option<Arc<str>>,
     /// Zones whose clients it is for (EndpointSlice hints); empty: everybody's.
     pub for_zones: Vec<Arc<str>>,
@@ -76,8 +96,41 @@ impl ServiceKey {
 impl Service {
     /// A Service with nothing to it: no address, no port, no endpoint.
     pub fn bare(key: ServiceKey) -> Self {
-        let (addresses, ports, endpoints) = (Vec::new(), Vec::new(), Vec::new());
-        Self { key, addresses, ports, endpoints, affinity_seconds: 0, local_only: false }
+        Self {
+            key,
+            addresses: Vec::new(),
+            external_addresses: Vec::new(),
+            load_balancer_addresses: Vec::new(),
+            source_ranges: Vec::new(),
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+            affinity_seconds: 0,
+            local_only: false,
+            other_proxy: None,
+            untouched: Vec::new(),
+        }
+    }
+
+    /// Which endpoints count at the cluster addresses.
+    pub fn internal_scope(&self) -> Scope {
+        if self.local_only { Scope::Local } else { Scope::Cluster }
+    }
+
+    /// External IPs and the load balancer's addresses.
+    pub fn outer_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.external_addresses.iter().chain(&self.load_balancer_addresses).copied()
+    }
+
+    /// Whether this client may dial this address: `loadBalancerSourceRanges`, which are about the load balancer's addresses
+    /// alone, and of the client's family alone.
+    pub fn admits(&self, address: IpAddr, client: IpAddr) -> bool {
+        if !self.load_balancer_addresses.contains(&address) || self.external_addresses.contains(&address) {
+            return true;
+        }
+        let mut ranges =
+            self.source_ranges.iter().filter(|range| range.addr().is_ipv4() == address.is_ipv4());
+        let first = ranges.next();
+        first.is_none_or(|first| first.contains(&client) || ranges.any(|range| range.contains(&client)))
     }
 }
 

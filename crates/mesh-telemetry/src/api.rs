@@ -8,13 +8,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use mesh_model::{Identity, PodState, Reason, Service, Tunnel, Uid, Workload};
+use mesh_model::{Identity, PodState, Reason, Tunnel, Uid, Workload};
 use serde::{Deserialize, Serialize};
 
+mod services;
 #[cfg(test)]
 mod tests;
 mod timestamp;
 
+pub use services::{EndpointRow, PortRow, ServiceRow};
 pub use timestamp::{NoTimestamp, Timestamp};
 
 /// Where an agent's admin socket is unless told otherwise.
@@ -30,6 +32,8 @@ pub mod path {
     pub const CONNECTIONS: &str = "/v1/connections";
     /// `[`[`super::CertRow`]`]`
     pub const CERTS: &str = "/v1/certs";
+    /// [`super::TrustBundle`]
+    pub const ROOTS: &str = "/v1/roots";
     /// [`crate::preflight::Report`]
     pub const CHECK: &str = "/v1/check";
     /// `[`[`super::WorkloadRow`]`]`
@@ -172,6 +176,33 @@ pub struct CertRow {
     pub state: CertState,
     /// Why the last attempt to get one failed; `null` after one that worked.
     pub last_error: Option<String>,
+    /// When it is asked for next: at its renewal, or sooner after a failure; `null` before the first answer.
+    #[serde(default)]
+    pub next: Option<Timestamp>,
+}
+
+/// Whom the agent trusts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustBundle {
+    /// The file that says so.
+    pub file: String,
+    /// Why its newest state is not in force; `null` for a good one.
+    pub error: Option<String>,
+    /// In force; the first of them is the one that signs.
+    pub roots: Vec<RootRow>,
+}
+
+/// A trust anchor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootRow {
+    /// Its distinguished name.
+    pub subject: String,
+    /// SHA-256, lower-case hexadecimal.
+    pub fingerprint: String,
+    /// Its first moment.
+    pub not_before: Timestamp,
+    /// Its last moment.
+    pub not_after: Timestamp,
 }
 
 /// Where a certificate is in its life, in the words of `mesh_identity::CertState`, whose JSON this reads.
@@ -209,43 +240,6 @@ pub struct WorkloadRow {
     pub enrolled: bool,
     /// How its peers reach it.
     pub tunnel: Tunnel,
-}
-
-/// A Service as the agent was told of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceRow {
-    /// Kubernetes namespace.
-    pub namespace: String,
-    /// Service name.
-    pub name: String,
-    /// Cluster addresses; empty for a headless Service.
-    pub addresses: Vec<IpAddr>,
-    /// TCP ports.
-    pub ports: Vec<u16>,
-    /// Where it is served.
-    pub endpoints: Vec<EndpointRow>,
-}
-
-/// One place where a Service is served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointRow {
-    /// Where.
-    pub address: IpAddr,
-    /// Which of its own ports stands for which port of the Service.
-    pub ports: Vec<PortRow>,
-    /// The pod behind it; `null` where it is none of the mesh's.
-    pub workload: Option<Uid>,
-    /// May be chosen.
-    pub ready: bool,
-}
-
-/// A Service's port and the endpoint's own for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortRow {
-    /// The Service's.
-    pub service: u16,
-    /// The endpoint's.
-    pub target: u16,
 }
 
 /// What an agent says of itself.
@@ -291,6 +285,9 @@ pub struct WorldSummary {
     pub workloads: u64,
     /// How many.
     pub services: u64,
+    /// How many seconds old the world is that was loaded from the node's disk; `null` once the controller has told it all.
+    #[serde(default)]
+    pub cached_seconds: Option<u64>,
 }
 
 /// Pods of a node by [`PodState`].
@@ -354,6 +351,9 @@ pub struct AgentRow {
     pub acked: Option<String>,
     /// How many updates it was sent and has not acknowledged, or is still to be sent.
     pub behind: u64,
+    /// Why it refused an update, in its own words; `null` once it has acknowledged everything.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// A file that the controller reads.
@@ -422,28 +422,6 @@ impl From<&Workload> for WorkloadRow {
             identity: workload.identity.clone(),
             enrolled: workload.enrolled,
             tunnel: workload.tunnel,
-        }
-    }
-}
-
-impl From<&Service> for ServiceRow {
-    fn from(service: &Service) -> Self {
-        let endpoint = |endpoint: &mesh_model::Endpoint| EndpointRow {
-            address: endpoint.address,
-            ports: endpoint
-                .ports
-                .iter()
-                .map(|map| PortRow { service: map.service, target: map.target })
-                .collect(),
-            workload: endpoint.workload.clone(),
-            ready: endpoint.ready,
-        };
-        Self {
-            namespace: service.key.namespace.to_string(),
-            name: service.key.name.to_string(),
-            addresses: service.addresses.clone(),
-            ports: service.ports.clone(),
-            endpoints: service.endpoints.iter().map(endpoint).collect(),
         }
     }
 }

@@ -5,13 +5,14 @@
 //! `log` crate carries (aya-log, rustls) is taken in too. Not here: log files and rotation, which are the service
 //! manager's.
 
-use std::fmt;
 use std::io::IsTerminal;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{ParseError, dynamic_filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 #[cfg(test)]
 mod tests;
@@ -64,8 +65,8 @@ impl FromStr for Format {
     }
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Text => "text",
             Self::Json => "json",
@@ -80,22 +81,41 @@ pub fn init(format: Format, default_filter: &str) -> Result<(), LogError> {
         Err(std::env::VarError::NotUnicode(_)) => return Err(LogError::NotUtf8),
         _ => parse("the default filter", default_filter)?,
     };
-    let shared = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        Format::Text => {
-            let colours =
-                colours(std::io::stderr().is_terminal(), env("NO_COLOR").as_deref(), env("TERM").as_deref());
-            shared.with_ansi(colours).finish().try_init().map_err(LogError::Twice)
-        }
-        Format::Json => shared
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .finish()
-            .try_init()
-            .map_err(LogError::Twice),
-    }
+    let colours =
+        colours(std::io::stderr().is_terminal(), env("NO_COLOR").as_deref(), env("TERM").as_deref());
+    set_format(format);
+    // The filter last: what it leaves out is never asked about again.
+    tracing_subscriber::registry()
+        .with(
+            fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(colours)
+                .with_filter(dynamic_filter_fn(|_, _| !is_json())),
+        )
+        .with(
+            fmt::layer()
+                .with_writer(std::io::stderr)
+                .json()
+                .flatten_event(true)
+                .with_current_span(true)
+                .with_span_list(false)
+                .with_filter(dynamic_filter_fn(|_, _| is_json())),
+        )
+        .with(filter)
+        .try_init()
+        .map_err(LogError::Twice)
+}
+
+/// Lines are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Writes lines so from now on.
+pub fn set_format(format: Format) {
+    JSON.store(format == Format::Json, Ordering::Relaxed);
+}
+
+fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
 }
 
 fn parse(from: &'static str, filter: &str) -> Result<EnvFilter, LogError> {

@@ -184,6 +184,13 @@ impl Client {
         self.shared.reported.notify_one();
     }
 
+    /// It has not: the mesh stays after all. Nothing is said; the next stream no longer says that it left.
+    pub fn stays(&self) {
+        let mut reports = self.shared.reports();
+        reports.left = false;
+        reports.left_unsaid = false;
+    }
+
     /// Has the controller sign a certificate request for an identity that runs on this node. The chain, PEM, leaf
     /// first. Waits for a connection for a while if there is none.
     pub async fn sign(&self, identity: &mesh_model::Identity, csr_pem: &str) -> Result<String, SignError> {

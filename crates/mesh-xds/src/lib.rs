@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The exchange has the shape of incremental xDS (subscribe, ack, nack, resume) with resource types of its own.
-//! Versions are content hashes, so an agent that reconnects, to whichever replica, is sent only what differs.
+//! Versions are content hashes, so an agent that reconnects, to whichever replica, is sent only what differs; and one that
+//! kept its world on disk ([`snapshot`]) needs no version kept beside it.
 //!
 //! Invariants: [`delta`] is pure, and holds that a client that acknowledged a complete delta has exactly what was
 //! published; nothing that arrives can panic; a token leaves the node only towards a server whose certificate was
@@ -18,6 +19,7 @@ pub mod delta;
 pub mod proto;
 pub mod resource;
 pub mod server;
+pub mod snapshot;
 
 pub use client::{Capture, Client, ClientConfig, ClientStatus, Event, Receipt, SignError, Update};
 pub use resource::{Name, Resource, Version};

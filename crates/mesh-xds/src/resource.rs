@@ -2,24 +2,30 @@
 //!
 //! The body is encoded once by the publisher and shared by every stream. Decoding is strict: a value outside its
 //! range, an unknown word or a name that does not fit the body is an error that names the resource; nothing is guessed.
+//! What many resources have in common (namespaces, nodes, identities) a receiver keeps once (`strings`).
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use mesh_model::{
-    Change, Endpoint, IdentityError, MeshSettings, NodeInfo, Phase, PortMap, Reason, Service, ServiceKey,
-    Tunnel, Uid, Workload, World,
+    Change, IdentityError, MeshSettings, NodeInfo, Phase, Reason, Service, ServiceKey, Tunnel, Uid, Workload,
+    World,
 };
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::proto;
 
+mod service;
 mod settings;
+mod strings;
 #[cfg(test)]
 mod tests;
+
+pub use strings::Strings;
 
 /// The name of the mesh's settings.
 const MESH: &str = "mesh";
@@ -30,11 +36,11 @@ pub enum Name {
     /// A workload.
     Workload(Uid),
     /// A service; namespace and name.
-    Service(String, String),
+    Service(Arc<str>, Arc<str>),
     /// The mesh's settings.
     Mesh,
     /// A node; only its own agent hears of it.
-    Node(String),
+    Node(Arc<str>),
 }
 
 /// SHA-256 of type, name and body, truncated to 16 bytes. Equal versions mean equal contents.
@@ -97,7 +103,7 @@ impl Resource {
             Self::Workload(workload) => Name::Workload(workload.uid.clone()),
             Self::Service(service) => Name::of_service(&service.key),
             Self::Mesh(_) => Name::Mesh,
-            Self::Node(node) => Name::Node(node.name.as_ref().into()),
+            Self::Node(node) => Name::Node(node.name.clone()),
         }
     }
 
@@ -120,11 +126,26 @@ impl Resource {
         workloads.chain(services).chain(mesh).chain(nodes).collect()
     }
 
+    /// All that a world holds as it travels, one after the other: no copy of the whole is made.
+    pub(crate) fn each_of(world: &World) -> impl Iterator<Item = (Name, Bytes)> {
+        let workloads = world.workloads().map(|workload| {
+            (Name::Workload(workload.uid.clone()), encode_workload(workload).encode_to_vec().into())
+        });
+        let services = world
+            .services()
+            .map(|service| (Name::of_service(&service.key), service::encode(service).encode_to_vec().into()));
+        let mesh = world.mesh().map(|mesh| (Name::Mesh, settings::encode_mesh(mesh).encode_to_vec().into()));
+        let nodes = world
+            .nodes()
+            .map(|node| (Name::Node(node.name.clone()), settings::encode_node(node).encode_to_vec().into()));
+        workloads.chain(services).chain(mesh).chain(nodes)
+    }
+
     /// The bytes and their hash.
     pub fn encode(&self) -> Encoded {
         let body: Bytes = match self {
             Self::Workload(workload) => encode_workload(workload).encode_to_vec().into(),
-            Self::Service(service) => encode_service(service).encode_to_vec().into(),
+            Self::Service(service) => service::encode(service).encode_to_vec().into(),
             Self::Mesh(mesh) => settings::encode_mesh(mesh).encode_to_vec().into(),
             Self::Node(node) => settings::encode_node(node).encode_to_vec().into(),
         };
@@ -142,7 +163,7 @@ impl Resource {
             }
             Name::Service(..) => {
                 let message = proto::Service::decode(body.clone()).map_err(broken)?;
-                decode_service(name, message).map(Self::Service)
+                service::decode(name, message).map(Self::Service)
             }
             Name::Mesh => {
                 let message = proto::Mesh::decode(body.clone()).map_err(broken)?;
@@ -159,16 +180,16 @@ impl Resource {
 impl Name {
     /// The name of a service.
     pub fn of_service(key: &ServiceKey) -> Self {
-        Self::Service(key.namespace.as_ref().into(), key.name.as_ref().into())
+        Self::Service(key.namespace.clone(), key.name.clone())
     }
 
     /// The step that takes it out of a world.
     pub fn into_removal(self) -> Change {
         match self {
             Self::Workload(uid) => Change::WorkloadRemoved(uid),
-            Self::Service(namespace, name) => Change::ServiceRemoved(ServiceKey::new(&namespace, &name)),
+            Self::Service(namespace, name) => Change::ServiceRemoved(ServiceKey { namespace, name }),
             Self::Mesh => Change::MeshRemoved,
-            Self::Node(name) => Change::NodeRemoved(name.into()),
+            Self::Node(name) => Change::NodeRemoved(name),
         }
     }
 
@@ -178,7 +199,7 @@ impl Name {
             Self::Workload(uid) => (proto::ResourceType::Workload, uid.as_str().to_owned()),
             Self::Service(namespace, name) => (proto::ResourceType::Service, format!("{namespace}/{name}")),
             Self::Mesh => (proto::ResourceType::Mesh, MESH.to_owned()),
-            Self::Node(name) => (proto::ResourceType::Node, name.clone()),
+            Self::Node(name) => (proto::ResourceType::Node, name.as_ref().to_owned()),
         };
         proto::ResourceName { r#type: kind.into(), name }
     }
@@ -198,7 +219,7 @@ impl Name {
                 _ => Err(malformed()),
             },
             proto::ResourceType::Mesh if name.name == MESH => Ok(Self::Mesh),
-            proto::ResourceType::Node if !name.name.is_empty() => Ok(Self::Node(name.name.clone())),
+            proto::ResourceType::Node if !name.name.is_empty() => Ok(Self::Node(name.name.as_str().into())),
             proto::ResourceType::Workload
             | proto::ResourceType::Mesh
             | proto::ResourceType::Node
@@ -218,14 +239,14 @@ impl Version {
             }
             Name::Service(namespace, name) => {
                 hash.update(b"s\0");
-                hash.update(namespace);
+                hash.update(namespace.as_bytes());
                 hash.update(b"\0");
-                hash.update(name);
+                hash.update(name.as_bytes());
             }
             Name::Mesh => hash.update(b"m\0"),
             Name::Node(name) => {
                 hash.update(b"n\0");
-                hash.update(name);
+                hash.update(name.as_bytes());
             }
         }
         hash.update(b"\0");
@@ -300,29 +321,8 @@ fn encode_workload(workload: &Workload) -> proto::Workload {
     }
 }
 
-fn encode_service(service: &Service) -> proto::Service {
-    let endpoint = |endpoint: &Endpoint| proto::Endpoint {
-        address: encode_address(&endpoint.address),
-        workload: endpoint.workload.as_ref().map(|uid| uid.as_str().to_owned()).unwrap_or_default(),
-        ready: endpoint.ready,
-        ports: endpoint
-            .ports
-            .iter()
-            .map(|map| proto::PortMap { service: map.service.into(), target: map.target.into() })
-            .collect(),
-        node: endpoint.node.as_deref().unwrap_or_default().into(),
-        for_zones: strings(&endpoint.for_zones),
-        for_nodes: strings(&endpoint.for_nodes),
-    };
-    proto::Service {
-        namespace: service.key.namespace.as_ref().into(),
-        name: service.key.name.as_ref().into(),
-        addresses: service.addresses.iter().map(encode_address).collect(),
-        ports: service.ports.iter().copied().map(u32::from).collect(),
-        endpoints: service.endpoints.iter().map(endpoint).collect(),
-        affinity_seconds: service.affinity_seconds,
-        local_only: service.local_only,
-    }
+fn encode_prefix(prefix: &IpNet) -> proto::Prefix {
+    proto::Prefix { address: encode_address(&prefix.addr()), bits: prefix.prefix_len().into() }
 }
 
 fn strings(all: &[Arc<str>]) -> Vec<String> {
@@ -353,6 +353,13 @@ impl Reader<'_> {
 
     fn addresses(&self, field: &'static str, all: &[Bytes]) -> Result<Vec<IpAddr>, ResourceError> {
         all.iter().map(|bytes| self.address(field, bytes)).collect()
+    }
+
+    fn prefix(&self, field: &'static str, prefix: &proto::Prefix) -> Result<IpNet, ResourceError> {
+        let address = self.address(field, &prefix.address)?;
+        let bits = u8::try_from(prefix.bits).ok();
+        let net = bits.and_then(|bits| IpNet::new(address, bits).ok());
+        net.ok_or_else(|| self.error(field, format!("{address}/{}", prefix.bits)))
     }
 
     fn port(&self, field: &'static str, port: u32) -> Result<u16, ResourceError> {
@@ -410,41 +417,5 @@ fn decode_workload(name: &Name, message: proto::Workload) -> Result<Workload, Re
         phase,
         host_network: message.host_network,
         left_alone,
-    })
-}
-
-fn decode_service(name: &Name, message: proto::Service) -> Result<Service, ResourceError> {
-    let read = Reader(name);
-    let key = ServiceKey::new(read.text("namespace", &message.namespace)?, read.text("name", &message.name)?);
-    if *name != Name::of_service(&key) {
-        return Err(read.error("name", format!("{key}, of another service")));
-    }
-    let ports = message.ports.iter().map(|port| read.port("ports", *port)).collect::<Result<Vec<_>, _>>()?;
-    let mut endpoints = Vec::with_capacity(message.endpoints.len());
-    for endpoint in &message.endpoints {
-        let mut maps = Vec::with_capacity(endpoint.ports.len());
-        for map in &endpoint.ports {
-            maps.push(PortMap {
-                service: read.port("endpoints.ports.service", map.service)?,
-                target: read.port("endpoints.ports.target", map.target)?,
-            });
-        }
-        endpoints.push(Endpoint {
-            address: read.address("endpoints.address", &endpoint.address)?,
-            workload: (!endpoint.workload.is_empty()).then(|| Uid::new(&endpoint.workload)),
-            ready: endpoint.ready,
-            ports: maps,
-            node: (!endpoint.node.is_empty()).then(|| endpoint.node.as_str().into()),
-            for_zones: shared(&endpoint.for_zones),
-            for_nodes: shared(&endpoint.for_nodes),
-        });
-    }
-    Ok(Service {
-        key,
-        addresses: read.addresses("addresses", &message.addresses)?,
-        ports,
-        endpoints,
-        affinity_seconds: message.affinity_seconds,
-        local_only: message.local_only,
     })
 }

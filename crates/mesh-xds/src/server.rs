@@ -35,6 +35,9 @@ const HANDSHAKES: usize = 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 /// HTTP/2 PING this often, and so long for the answer.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// What an agent may send that nobody has read yet, on a stream and on a connection: agents say much only once, in their
+/// hello, and after a restart all of them say it together.
+const WINDOWS: (u32, u32) = (64 << 10, 128 << 10);
 
 /// A connection whose handshake is done.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ pub async fn serve<C: Control>(
     let served = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
         .add_service(service)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown)
         .await;

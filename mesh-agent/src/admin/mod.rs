@@ -10,19 +10,23 @@ use mesh_common::programs;
 use mesh_identity::Keyring;
 use mesh_model::{Reason, World};
 use mesh_telemetry::api::{
-    ControllerLink, EndpointRow, HookRow, KernelSummary, PodCounts, PortRow, ServiceRow, Status, Timestamp,
-    WorkloadRow, WorldSummary,
+    ControllerLink, HookRow, KernelSummary, PodCounts, ServiceRow, Status, Timestamp, WorkloadRow,
+    WorldSummary,
 };
 use mesh_telemetry::http::{Response, Routes};
 use mesh_telemetry::metrics::{self, Registry};
+use mesh_telemetry::preflight::Report;
 use mesh_telemetry::readiness::Ready;
 use mesh_xds::client::Client;
 
 use crate::connections::Connections;
 use crate::kernel::maps::Maps;
 use crate::kernel::{pinned_hooks, preflight};
+use crate::kubelet;
 use crate::metrics::Observed;
 use crate::pods;
+use crate::roots::RootFile;
+use crate::settings;
 
 /// Everything that is asked about.
 pub struct Admin {
@@ -30,8 +34,10 @@ pub struct Admin {
     pub node: String,
     /// The controller's address, as configured.
     pub controller: String,
-    /// Where the hooks are attached.
-    pub cgroup: PathBuf,
+    /// Where the hooks are attached, and kubelet is.
+    pub place: kubelet::Place,
+    /// What is in force.
+    pub settings: settings::Shared,
     /// Where the pins are.
     pub bpffs: PathBuf,
     /// When the agent started.
@@ -46,17 +52,21 @@ pub struct Admin {
     pub connections: Arc<Connections>,
     /// Certificates.
     pub keyring: Keyring,
+    /// The file of trust anchors.
+    pub root_file: Arc<RootFile>,
     /// The kernel's maps.
     pub maps: Arc<Maps>,
     /// Metrics that are read when asked for.
     pub observed: Observed,
+    /// When the controller was last heard to confirm the world that was found on disk at start, if one was.
+    pub cached_as_of: Option<SystemTime>,
 }
 
 /// Routes of the unix socket.
 pub fn admin_routes(admin: &Arc<Admin>) -> Routes {
     let on = |admin: &Arc<Admin>| admin.clone();
-    let (status, pods, connections, certs, check, workloads, services) =
-        (on(admin), on(admin), on(admin), on(admin), on(admin), on(admin), on(admin));
+    let (status, pods, connections, certs, roots, check, workloads, services) =
+        (on(admin), on(admin), on(admin), on(admin), on(admin), on(admin), on(admin), on(admin));
     Routes::new()
         .get("/healthz", |_| async { Response::text("ok\n") })
         .get("/v1/status", move |_| {
@@ -75,9 +85,13 @@ pub fn admin_routes(admin: &Arc<Admin>) -> Routes {
             let admin = certs.clone();
             async move { Response::json(&admin.keyring.status()) }
         })
+        .get("/v1/roots", move |_| {
+            let admin = roots.clone();
+            async move { Response::json(&admin.root_file.bundle(&admin.keyring.roots())) }
+        })
         .get("/v1/check", move |_| {
             let admin = check.clone();
-            async move { Response::json(&preflight::run(&admin.cgroup, &admin.bpffs)) }
+            async move { Response::json(&admin.check()) }
         })
         .get("/v1/workloads", move |_| {
             let admin = workloads.clone();
@@ -106,12 +120,19 @@ pub fn metrics_routes(admin: &Arc<Admin>, registry: Arc<Registry>) -> Routes {
             let connected = admin.client.status().connected;
             let complete = admin.world.load().is_complete();
             admin.observed.refresh(&admin.maps, &admin.keyring, &pods, connected, complete);
+            admin.observed.world_age(admin.cached_age());
             render(request).await
         }
     })
 }
 
 impl Admin {
+    fn check(&self) -> Report {
+        let mut checks = preflight::run(&self.place.root, &self.bpffs).checks;
+        checks.push(kubelet::check(&self.place, self.settings.load().kubelet_port));
+        Report::new(checks)
+    }
+
     async fn status(&self) -> Status {
         let link = self.client.status();
         let world = self.world.load();
@@ -142,6 +163,7 @@ impl Admin {
                 complete: world.is_complete(),
                 workloads: world.workloads().count() as u64,
                 services: world.services().count() as u64,
+                cached_seconds: self.cached_age(),
             },
             pods,
             kernel: KernelSummary {
@@ -158,6 +180,12 @@ impl Admin {
             },
             uptime_seconds: self.started.elapsed().as_secs(),
         }
+    }
+
+    /// How old the world from the disk is; nothing once the controller has told all that differs, or without one.
+    fn cached_age(&self) -> Option<u64> {
+        let as_of = self.cached_as_of.filter(|_| self.client.status().applied.is_none())?;
+        Some(as_of.elapsed().unwrap_or_default().as_secs())
     }
 
     fn workloads(&self) -> Vec<WorkloadRow> {
@@ -181,31 +209,8 @@ impl Admin {
     }
 
     fn services(&self) -> Vec<ServiceRow> {
-        let mut rows: Vec<ServiceRow> = self
-            .world
-            .load()
-            .services()
-            .map(|service| ServiceRow {
-                namespace: service.key.namespace.to_string(),
-                name: service.key.name.to_string(),
-                addresses: service.addresses.clone(),
-                ports: service.ports.clone(),
-                endpoints: service
-                    .endpoints
-                    .iter()
-                    .map(|endpoint| EndpointRow {
-                        address: endpoint.address,
-                        ports: endpoint
-                            .ports
-                            .iter()
-                            .map(|map| PortRow { service: map.service, target: map.target })
-                            .collect(),
-                        workload: endpoint.workload.clone(),
-                        ready: endpoint.ready,
-                    })
-                    .collect(),
-            })
-            .collect();
+        let mut rows: Vec<ServiceRow> =
+            self.world.load().services().map(|service| ServiceRow::from(&**service)).collect();
         rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         rows
     }

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::{
     Addr, AddrEntry, CgroupEntry, Counter, Endpoint16, ListenerKey, NoteKey, PodEntry, Refusal, ServiceKey16,
@@ -18,6 +19,7 @@ use mesh_common::{
 use tokio::net::TcpStream;
 
 use super::KernelError;
+use super::exclusions::{Exclusions, Net};
 
 /// All maps that the agent touches.
 pub struct Maps {
@@ -33,6 +35,9 @@ pub struct Maps {
     notes: Mutex<SkStorage<MapData, SockNote>>,
     refused: PerCpuArray<MapData, u64>,
     counted: PerCpuArray<MapData, u64>,
+    kubelet: Mutex<HashMap<MapData, u64, u32>>,
+    excluded_nets: Mutex<LpmTrie<MapData, Addr, u32>>,
+    excluded_ports: Mutex<HashMap<MapData, u32, u32>>,
     /// What `settings` was last set to.
     wanted: Mutex<Option<Settings>>,
 }
@@ -50,7 +55,8 @@ pub struct MapFailure {
 impl MapFailure {
     /// Whether the map has no room for another entry.
     pub fn is_full(&self) -> bool {
-        matches!(&self.source, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG))
+        // Tries say ENOSPC.
+        matches!(&self.source, MapError::SyscallError(error) if matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)))
     }
 }
 
@@ -102,6 +108,9 @@ impl Maps {
             notes: Mutex::new(take(ebpf, maps::NOTES)?),
             refused: take(ebpf, maps::REFUSED)?,
             counted: take(ebpf, maps::COUNTED)?,
+            kubelet: Mutex::new(take(ebpf, maps::KUBELET)?),
+            excluded_nets: Mutex::new(take(ebpf, maps::EXCLUDED_NETS)?),
+            excluded_ports: Mutex::new(take(ebpf, maps::EXCLUDED_PORTS)?),
             wanted: Mutex::default(),
         })
     }
@@ -117,6 +126,95 @@ impl Maps {
         lock(&self.settings).set(0, settings, 0).map_err(failed(maps::SETTINGS, "write"))?;
         *wanted = Some(settings);
         Ok(())
+    }
+
+    /// Changes the settings, from what they were last set to.
+    pub fn change_settings(&self, change: impl FnOnce(&mut Settings)) -> Result<(), MapFailure> {
+        let mut wanted = lock(&self.wanted);
+        let mut settings = match *wanted {
+            Some(settings) => settings,
+            None => self.settings()?,
+        };
+        change(&mut settings);
+        if *wanted != Some(settings) {
+            lock(&self.settings).set(0, settings, 0).map_err(failed(maps::SETTINGS, "write"))?;
+            *wanted = Some(settings);
+        }
+        Ok(())
+    }
+
+    /// Cgroup ids of kubelet's process, as the hooks know them.
+    pub fn kubelet(&self) -> Vec<u64> {
+        lock(&self.kubelet).keys().flatten().collect()
+    }
+
+    /// Says in which cgroup kubelet is; the new one first, so that it is never nowhere.
+    pub fn set_kubelet(&self, cgroup: Option<u64>) -> Result<(), MapFailure> {
+        let mut kubelet = lock(&self.kubelet);
+        let others: Vec<u64> = kubelet.keys().flatten().filter(|id| Some(*id) != cgroup).collect();
+        if let Some(id) = cgroup {
+            kubelet.insert(id, 1, 0).map_err(failed(maps::KUBELET, "record kubelet in"))?;
+        }
+        for id in others {
+            ignore_missing(kubelet.remove(&id)).map_err(failed(maps::KUBELET, "remove kubelet from"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes these the exclusions, whatever there were. The new ones are there before the old ones go: what both hold is
+    /// excluded all the while. If they cannot all be written, those there were stay. Whether anything is different.
+    pub fn exclude(&self, wanted: &Exclusions) -> Result<bool, MapFailure> {
+        let mut nets = lock(&self.excluded_nets);
+        let mut ports = lock(&self.excluded_ports);
+        let had_nets: std::collections::HashMap<Net, u32> =
+            nets.iter().flatten().map(|(key, value)| (Net::of_key(key), value)).collect();
+        let had_ports: HashSet<u32> = ports.keys().flatten().collect();
+        let new_nets: Vec<(Net, u32)> =
+            wanted.nets().filter(|(net, value)| had_nets.get(net) != Some(value)).collect();
+        let new_ports: Vec<u32> = wanted.ports().filter(|port| !had_ports.contains(port)).collect();
+        let mut add = || -> Result<(), MapFailure> {
+            for (net, value) in &new_nets {
+                let added = nets.insert(&net.key(), *value, 0);
+                added.map_err(failed(maps::EXCLUDED_NETS, "exclude a network in"))?;
+            }
+            for port in &new_ports {
+                ports.insert(port, 1, 0).map_err(failed(maps::EXCLUDED_PORTS, "exclude a port in"))?;
+            }
+            Ok(())
+        };
+        if let Err(error) = add() {
+            for (net, _) in new_nets.iter().rev() {
+                // What was not written is not there.
+                let _ = match had_nets.get(net) {
+                    Some(old) => nets.insert(&net.key(), *old, 0),
+                    None => nets.remove(&net.key()),
+                };
+            }
+            for port in &new_ports {
+                let _ = ports.remove(port);
+            }
+            return Err(error);
+        }
+        // Both kinds are looked up while both are changing.
+        let flags = Exclusions::flags_of(!had_nets.is_empty(), !had_ports.is_empty());
+        let mut changed = !(new_nets.is_empty() && new_ports.is_empty());
+        self.change_settings(|settings| settings.exclusions = flags | wanted.flags())?;
+        let mut old_nets: Vec<(Net, u32)> =
+            had_nets.into_iter().filter(|(net, _)| !wanted.has_net(net)).collect();
+        // Marks last: without its mark a short IPv6 prefix would hold all of IPv4.
+        old_nets.sort_by_key(|(_, value)| std::cmp::Reverse(*value));
+        for (net, _) in old_nets {
+            changed = true;
+            let removed = ignore_missing(nets.remove(&net.key()));
+            removed.map_err(failed(maps::EXCLUDED_NETS, "remove an excluded network from"))?;
+        }
+        for port in had_ports.into_iter().filter(|port| !wanted.has_port(*port)) {
+            changed = true;
+            let removed = ignore_missing(ports.remove(&port));
+            removed.map_err(failed(maps::EXCLUDED_PORTS, "remove an excluded port from"))?;
+        }
+        self.change_settings(|settings| settings.exclusions = wanted.flags())?;
+        Ok(changed)
     }
 
     /// Sets the settings again where somebody else changed them. Whether that was so.

@@ -6,12 +6,14 @@
 //!
 //! Invariants: the agent's own cgroup is let pass before any hook is attached; hooks are replaced, never detached, when
 //! an agent starts over a predecessor's; nothing here decides anything about a connection. `lower` turns the model into
-//! map entries; `preflight` says what is missing on this node.
+//! map entries; `preflight` says what is missing on this node; `hold` lets go of it and comes back.
 
+pub mod exclusions;
 pub mod lower;
 pub mod maps;
 pub mod preflight;
 
+mod hold;
 mod links;
 mod verify;
 
@@ -54,6 +56,15 @@ pub enum KernelError {
     #[error("cannot make {path} (is a bpffs mounted there? `mount -t bpf bpf /sys/fs/bpf`)")]
     Pins {
         /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A cgroup of kubelet's went as it was looked at.
+    #[error("cannot look at kubelet's cgroup {path}")]
+    Kubepods {
+        /// Its directory.
         path: PathBuf,
         /// Why.
         #[source]
@@ -126,18 +137,20 @@ pub struct Kernel {
     hooks: HashMap<&'static str, OwnedFd>,
     /// The pods' `sk_lookup` links, by the cookies of their namespaces.
     lookups: HashMap<u64, OwnedFd>,
+    /// The maps, held beside their pins.
+    maps: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Kernel {
-    /// Loads the object. Maps that are pinned below `bpffs/weft` are taken over with all they hold.
-    pub fn load(bpffs: &Path) -> Result<(Self, Maps), KernelError> {
+    /// Loads the object. Maps that are pinned below `bpffs/weft` are taken over with all they hold. `pinned`: what is not
+    /// pinned there is; otherwise nothing on the node is touched until [`Kernel::take_hold`].
+    pub fn load(bpffs: &Path, pinned: bool) -> Result<(Self, Maps), KernelError> {
         if OBJECT.is_empty() {
             return Err(KernelError::Stub);
         }
         let pins = bpffs.join(paths::ROOT);
-        for directory in [paths::MAPS, paths::LINKS, paths::PODS] {
-            let path = pins.join(directory);
-            fs::create_dir_all(&path).map_err(|source| KernelError::Pins { path, source })?;
+        if pinned {
+            hold::make_directories(&pins)?;
         }
         let set_retval = u8::from(preflight::has_set_retval());
         let map_pins: Vec<(&str, PathBuf)> =
@@ -152,7 +165,7 @@ impl Kernel {
         };
         let level = level as u8;
         loader.override_global(aya_log::LEVEL, &level, false);
-        for (name, path) in &map_pins {
+        for (name, path) in map_pins.iter().filter(|_| pinned) {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))?;
@@ -160,12 +173,14 @@ impl Kernel {
             Ok(logger) => forward_logs(logger),
             Err(error) => tracing::warn!(%error, "the eBPF programs' own log lines will not be seen"),
         }
+        let held = hold::descriptors(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let found = maps.settings()?.abi;
         if found != 0 && found != Settings::ABI {
             return Err(KernelError::Abi { found, ours: Settings::ABI });
         }
-        let mut kernel = Self { ebpf, pins, cgroup: None, hooks: HashMap::new(), lookups: HashMap::new() };
+        let mut kernel =
+            Self { ebpf, pins, cgroup: None, hooks: HashMap::new(), lookups: HashMap::new(), maps: held };
         for name in CGROUP_PROGRAMS.into_iter().chain([programs::SK_LOOKUP]) {
             kernel.load_program(name)?;
         }
@@ -253,7 +268,10 @@ pub fn is_bpffs(path: &Path) -> bool {
 
 /// Removes every pin below `bpffs/weft`: all hooks detach, every pod connects as it did before Weft.
 pub fn reset(bpffs: &Path) -> io::Result<bool> {
-    let root = bpffs.join(paths::ROOT);
+    clear(&bpffs.join(paths::ROOT))
+}
+
+fn clear(root: &Path) -> io::Result<bool> {
     // Hooks first, so that none runs over maps that are going.
     for directory in [paths::LINKS, paths::PODS, paths::MAPS] {
         let path = root.join(directory);

@@ -31,6 +31,16 @@ struct IdentityLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FingerprintLabel {
+    fingerprint: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
 }
@@ -41,9 +51,12 @@ pub struct Observed {
     refused: Family<ReasonLabel, Counter>,
     events: Family<EventLabel, Counter>,
     expiry: Family<IdentityLabel, Gauge<f64, AtomicU64>>,
+    requests: Family<ResultLabel, Counter>,
+    root_expiry: Family<FingerprintLabel, Gauge<f64, AtomicU64>>,
     pods: Family<StateLabel, Gauge>,
     connected: Gauge,
     complete: Gauge,
+    world_age: Gauge,
 }
 
 impl Observed {
@@ -65,6 +78,16 @@ impl Observed {
             "When a certificate of this node ends, in seconds since the epoch",
             observed.expiry.clone(),
         );
+        registry.register(
+            "certificate_requests",
+            "Certificates asked for, by what came of it: signed or failed",
+            observed.requests.clone(),
+        );
+        registry.register(
+            "root_expiry_timestamp_seconds",
+            "When a trusted root ends, in seconds since the epoch",
+            observed.root_expiry.clone(),
+        );
         registry.register("pods", "Pods of this node, by state", observed.pods.clone());
         registry.register(
             "controller_connected",
@@ -76,7 +99,17 @@ impl Observed {
             "Whether this agent was told the whole world: 1 or 0",
             observed.complete.clone(),
         );
+        registry.register(
+            "world_cache_age_seconds",
+            "How old the world is that was loaded from this node's disk; 0 once the controller has told what differs",
+            observed.world_age.clone(),
+        );
         observed
+    }
+
+    /// Says how old a world from the disk is.
+    pub fn world_age(&self, seconds: Option<u64>) {
+        self.world_age.set(seconds.map_or(0, |seconds| i64::try_from(seconds).unwrap_or(i64::MAX)));
     }
 
     /// Reads everything anew.
@@ -99,6 +132,17 @@ impl Observed {
             self.expiry
                 .get_or_create(&IdentityLabel { identity: status.identity.to_string() })
                 .set(ends.as_secs_f64());
+        }
+        let attempts = keyring.attempts();
+        for (result, count) in [("signed", attempts.signed), ("failed", attempts.failed)] {
+            self.requests.get_or_create(&ResultLabel { result }).inner().store(count, Ordering::Relaxed);
+        }
+        self.root_expiry.clear();
+        for root in keyring.roots().infos() {
+            let ends = root.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+            // Twelve digits tell any roots apart that one mesh has.
+            let fingerprint = root.fingerprint.chars().take(12).collect();
+            self.root_expiry.get_or_create(&FingerprintLabel { fingerprint }).set(ends.as_secs_f64());
         }
         for state in [PodState::Captured, PodState::Pending, PodState::Excluded, PodState::Unknown] {
             let count = pods.iter().filter(|pod| pod.state == state).count();

@@ -8,6 +8,7 @@
 //! Labels are bounded by the mesh's own nouns: no address, no port, no path.
 
 mod collect;
+mod earlier;
 mod repairs;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::connections::{About, End};
 
 pub use collect::Observed;
+pub use earlier::{EarlierOutcome, EarlierSockets};
 pub use repairs::{Repaired, Repairs};
 
 /// Both ends of a connection, and how it goes.

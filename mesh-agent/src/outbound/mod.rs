@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use arc_swap::ArcSwap;
 use mesh_hbone::{ConnectRequest, Pool};
 use mesh_identity::Keyring;
-use mesh_model::route::{Balancer, Hop, Route, route};
+use mesh_model::route::{Balancer, Client, Hop, Route, route};
 use mesh_model::{Reason, Uid, Workload, World};
 use mesh_telemetry::api::{ConnectionPath, Direction, Security};
 use tokio::net::TcpStream;
@@ -84,7 +84,8 @@ impl Outbound {
             self.connections.refuse(&about, Reason::NoOriginalDst, &"no note of what was dialled");
             return socket::reset(app);
         };
-        let decision = route(&self.world.load(), dialled, &*self.balancer);
+        let who = Client { address: client.ip() };
+        let decision = route(&self.world.load(), who, dialled, &*self.balancer);
         match decision {
             Route::Tunnel(hop) => self.tunnel(pod, app, client, hop).await,
             Route::Passthrough(hop) => self.passthrough(pod, app, client, hop).await,

@@ -1,14 +1,18 @@
 //! The actor that drives every pod of the node (see the module above).
 
+mod leaving;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use mesh_common::CgroupEntry;
 use mesh_identity::Keyring;
-use mesh_model::{Uid, Workload};
+use mesh_model::{Uid, Workload, World};
 use mesh_telemetry::api::PodRow;
+use mesh_telemetry::readiness::Condition;
 use mesh_xds::client::Client;
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,7 +25,8 @@ use super::watch::{self, Seen};
 use crate::capture::Acceptor;
 use crate::kernel::maps::{Maps, cgroup_id};
 use crate::kernel::{Kernel, MapFailure};
-use crate::metrics::{Repaired, Repairs};
+use crate::metrics::{EarlierSockets, Repaired, Repairs};
+use crate::settings::{self, LeftMark};
 
 /// How often the hooks are looked at: while one is detached, captured pods connect as if there were no mesh.
 const LOOK: Duration = Duration::from_secs(1);
@@ -41,12 +46,21 @@ pub struct PodsConfig {
     pub cgroup: PathBuf,
     /// Kubelet's `/var/log/pods`.
     pub pod_logs: PathBuf,
-    /// Namespaces whose pods are classified on the node alone, and never captured while the world is silent on them.
-    pub bootstrap_namespaces: Vec<String>,
+    /// What is in force; the bootstrap namespaces' pods are classified on the node alone, and never captured while the
+    /// world is silent on them.
+    pub settings: settings::Shared,
     /// Cookie of the host's network namespace.
     pub host_cookie: u64,
     /// The agent's own cgroup.
     pub own_cgroup: u64,
+    /// Says over a restart that the mesh is leaving.
+    pub mark: LeftMark,
+    /// Met while this node carries the mesh.
+    pub staying: Condition,
+    /// What the controller last said.
+    pub world: Arc<ArcSwap<World>>,
+    /// Connections from before a pod's capture.
+    pub earlier: EarlierSockets,
 }
 
 enum Input {
@@ -57,6 +71,8 @@ enum Input {
     Complete,
     Released(Vec<Uid>),
     Certified(Uid),
+    /// The mesh is leaving, or stays after all.
+    Leaving(bool),
     Rows(oneshot::Sender<Vec<PodRow>>),
 }
 
@@ -91,6 +107,11 @@ impl Handle {
     /// The peers of these leaving pods know.
     pub fn released(&self, uids: Vec<Uid>) {
         self.send(Input::Released(uids));
+    }
+
+    /// The mesh is leaving: every pod is released, and then the node; or it stays after all, and they are taken in again.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.send(Input::Leaving(leaving));
     }
 
     /// The pod's certificate is there.
@@ -135,13 +156,18 @@ pub fn spawn(
         acceptor,
         ledger: Ledger::default(),
         repairs,
+        world: config.world.clone(),
+        settings: config.settings.clone(),
+        earlier: config.earlier.clone(),
         wanted: HashMap::new(),
         handle: handle.clone(),
         tasks: tokio::runtime::Handle::current(),
+        leaving: false,
     };
     // A runtime of its own, for its timers: the process may end while the actor is at work.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let actor = Actor {
+    let away = config.settings.load().leaving;
+    let mut actor = Actor {
         config,
         node,
         entries: HashMap::new(),
@@ -149,7 +175,12 @@ pub fn spawn(
         ticket: 0,
         looks: 0,
         complete: false,
+        left: false,
+        swept: false,
     };
+    if away {
+        actor.start_away();
+    }
     std::thread::Builder::new().name("pods".into()).spawn(move || runtime.block_on(actor.run(receiver)))?;
     Ok(handle)
 }
@@ -165,6 +196,10 @@ struct Actor {
     looks: u32,
     /// The whole world is known.
     complete: bool,
+    /// The node was let go of: nothing is attached.
+    left: bool,
+    /// All cgroups were looked at once: what is in the kernel and of none of them is a stranger's.
+    swept: bool,
 }
 
 impl Actor {
@@ -181,6 +216,7 @@ impl Actor {
                 () = tokio::time::sleep_until(next.into()) => self.drive_due(),
                 _ = verify.tick() => self.verify(),
             }
+            self.let_go_if_done();
         }
     }
 
@@ -205,7 +241,9 @@ impl Actor {
             }
             Input::Complete => {
                 self.complete = true;
-                self.forget_strangers();
+                if self.swept {
+                    self.forget_strangers();
+                }
             }
             Input::Released(uids) => {
                 for uid in uids {
@@ -216,6 +254,7 @@ impl Actor {
                 }
             }
             Input::Certified(uid) => self.drive(&uid),
+            Input::Leaving(leaving) => self.set_leaving(leaving),
             Input::Rows(answer) => {
                 // Who asked may have gone.
                 let _gone = answer.send(self.rows());
@@ -233,7 +272,8 @@ impl Actor {
             Seen::Appeared(uid, path) => match cgroup_id(&path) {
                 Ok(id) => {
                     if self.entry(&uid).cgroup_id() != Some(id) {
-                        self.entry(&uid).set_cgroup(path, id);
+                        let found = self.node.maps.cgroup(id);
+                        self.entry(&uid).set_cgroup(path, id, found);
                         if self.entry(&uid).workload().is_none() {
                             self.look_at_logs();
                         }
@@ -252,6 +292,10 @@ impl Actor {
                 }
             }
             Seen::Logged => {
+                // The end of the first look at all cgroups, which a world from the disk may precede.
+                if !std::mem::replace(&mut self.swept, true) && self.complete {
+                    self.forget_strangers();
+                }
                 for uid in self.look_at_logs() {
                     self.drive(&uid);
                 }
@@ -272,8 +316,9 @@ impl Actor {
     /// Pods of the bootstrap namespaces that have a cgroup and were not known as such.
     fn look_at_logs(&mut self) -> Vec<Uid> {
         let mut found = Vec::new();
+        let bootstrap = self.config.settings.load().bootstrap_namespaces.clone();
         for (namespace, name, uid) in find::logged_pods(&self.config.pod_logs) {
-            if !self.config.bootstrap_namespaces.contains(&namespace) {
+            if !bootstrap.iter().any(|known| **known == *namespace) {
                 continue;
             }
             if let Some(entry) = self.entries.get_mut(&uid)
@@ -308,6 +353,9 @@ impl Actor {
 
     fn verify(&mut self) {
         self.looks += 1;
+        if self.left {
+            return self.come_back_if_wanted();
+        }
         // A successor that is coming up, or has: what is there now is its own.
         if self.node.maps.agents().iter().any(|agent| *agent != self.config.own_cgroup) {
             tracing::debug!("another agent is here; nothing is verified");
@@ -331,7 +379,7 @@ impl Actor {
             for uid in uids {
                 self.drive(&uid);
             }
-            if self.complete {
+            if self.complete && self.swept {
                 let strangers = self.forget_strangers();
                 for _ in 0..strangers {
                     self.node.repairs.count(Repaired::MapEntry, &"an entry that this agent did not write");

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
-use mesh_model::{Phase, PodState, Reason, Tunnel, Uid, Workload};
+use mesh_model::{PodState, Reason, Tunnel, Uid, Workload};
 use tokio_util::sync::CancellationToken;
 
 use super::find::{self, Sandbox};
@@ -32,6 +32,7 @@ use super::listeners;
 use super::on_node::Node;
 use super::pod::Pod;
 use super::refused::Refused;
+use super::stage::{Stage, Wanted};
 use crate::kernel::MapFailure;
 use crate::kernel::maps::addr;
 use crate::netns::{BigSegments, Netns};
@@ -52,28 +53,13 @@ pub(super) struct Entry {
     bootstrap: Option<(String, String)>,
     cgroup: Option<(PathBuf, u64)>,
     netns: Option<Arc<Netns>>,
+    /// Cookie of the namespace that a predecessor of this agent knew the pod by.
+    hint: Option<u64>,
+    /// Connections from before its capture have been dealt with, or are the pod's to keep: it was outside the mesh when it
+    /// opened them, or captured already.
+    settled: bool,
     stage: Stage,
     reason: Option<Reason>,
-}
-
-enum Stage {
-    /// Nothing in the kernel says what it is.
-    Unknown,
-    Excluded,
-    Pending,
-    Captured(Arc<Pod>),
-    Leaving {
-        pod: Arc<Pod>,
-        until: Instant,
-    },
-}
-
-/// What is wanted of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
-    Nothing,
-    Excluded,
-    Captured,
 }
 
 /// When a pod must be looked at again, if nothing happens before.
@@ -88,6 +74,8 @@ impl Entry {
             bootstrap: None,
             cgroup: None,
             netns: None,
+            hint: None,
+            settled: false,
             stage: Stage::Unknown,
             reason: None,
         }
@@ -112,8 +100,16 @@ impl Entry {
         self.bootstrap = Some((namespace, name));
     }
 
-    pub(super) fn set_cgroup(&mut self, path: PathBuf, id: u64) {
+    /// The pod's cgroup, and what a predecessor of this agent left in the kernel about it: a pod that ran outside the mesh
+    /// goes on so until it is taken in.
+    pub(super) fn set_cgroup(&mut self, path: PathBuf, id: u64, found: Option<CgroupEntry>) {
         self.cgroup = Some((path, id));
+        let Some(found) = found else { return };
+        self.hint = Some(found.netns_cookie).filter(|cookie| *cookie != 0);
+        self.settled = matches!(found.state, PodEntry::STATE_EXCLUDED | PodEntry::STATE_CAPTURED);
+        if found.state == PodEntry::STATE_EXCLUDED && matches!(self.stage, Stage::Unknown) {
+            self.stage = Stage::Excluded;
+        }
     }
 
     pub(super) fn workload(&self) -> Option<&Arc<Workload>> {
@@ -176,19 +172,7 @@ impl Entry {
     }
 
     fn wanted(&self) -> Wanted {
-        match &self.workload {
-            Some(workload) if workload.host_network => Wanted::Excluded,
-            Some(workload) if workload.tunnel == Tunnel::Foreign => Wanted::Excluded,
-            // It ran to its end under the state it had; what is left of its processes keeps it.
-            Some(workload) if workload.phase == Phase::Finished => match self.stage {
-                Stage::Captured(_) => Wanted::Captured,
-                _ => Wanted::Excluded,
-            },
-            Some(workload) if workload.enrolled => Wanted::Captured,
-            Some(_) => Wanted::Excluded,
-            None if self.bootstrap.is_some() => Wanted::Excluded,
-            None => Wanted::Nothing,
-        }
+        Wanted::of(self.workload.as_deref(), self.bootstrap.is_some(), &self.stage)
     }
 
     /// Takes the next step towards what is wanted.
@@ -205,7 +189,11 @@ impl Entry {
             }
             return None;
         }
-        let again = match self.wanted() {
+        let wanted = match self.wanted() {
+            Wanted::Captured if node.is_leaving() => Wanted::Excluded,
+            wanted => wanted,
+        };
+        let again = match wanted {
             Wanted::Nothing => Ok(None),
             Wanted::Excluded => self.exclude(node, &path, id),
             Wanted::Captured => self.capture(node, &path, id),
@@ -224,6 +212,7 @@ impl Entry {
         id: u64,
     ) -> Result<Again, MapFailure> {
         self.reason = self.workload.as_ref().and_then(|workload| workload.left_alone);
+        self.settled = true;
         match std::mem::replace(&mut self.stage, Stage::Excluded) {
             Stage::Captured(pod) => return self.leave(node, pod, id).map(Some),
             Stage::Leaving { pod, until } => {
@@ -263,6 +252,7 @@ impl Entry {
         path: &std::path::Path,
         id: u64,
     ) -> Result<Again, MapFailure> {
+        let is_new = matches!(self.stage, Stage::Unknown);
         match std::mem::replace(&mut self.stage, Stage::Pending) {
             Stage::Captured(pod) => {
                 let same_sandbox = find::is_populated(path) && self.same_sandbox(node, path, &pod);
@@ -277,6 +267,8 @@ impl Entry {
                 self.withdraw(node, &pod);
                 if !same_sandbox {
                     self.drop_netns(node)?;
+                    // Whatever was opened in the next one was opened by a labelled pod.
+                    self.settled = false;
                 }
             }
             Stage::Leaving { pod, .. } => {
@@ -290,7 +282,8 @@ impl Entry {
             Stage::Excluded => self.stage = Stage::Excluded,
             Stage::Unknown | Stage::Pending => {}
         }
-        if matches!(self.stage, Stage::Pending) {
+        // A settled one's cgroup goes on saying so, to a successor too; its namespace, below, refuses.
+        if matches!(self.stage, Stage::Pending) && !self.settled {
             let entry = CgroupEntry { netns_cookie: 0, state: PodEntry::STATE_PENDING, reserved: 0 };
             node.set_cgroup(id, entry)?;
         }
@@ -315,6 +308,10 @@ impl Entry {
         if matches!(self.stage, Stage::Pending) {
             let entry = PodEntry { state: PodEntry::STATE_PENDING, ..PodEntry::default() };
             node.set_pod(netns.cookie(), entry)?;
+            if is_new && !self.settled {
+                // A connect that passed the hooks just before has a socket by then that can be seen.
+                return Ok(self.wait(Reason::NotReady, Duration::from_millis(5)));
+            }
         }
         let addresses = find::own_addresses(&workload, &netns);
         if addresses.is_empty() {
@@ -325,6 +322,10 @@ impl Entry {
         if !certified {
             // The certificate's arrival drives the pod again.
             return Ok(self.wait(Reason::NoCertificate, Duration::from_secs(1)));
+        }
+        if !self.settled && !node.world_complete() {
+            // Which of its connections lead into the mesh is not known yet.
+            return Ok(self.wait(Reason::NoWorld, Duration::from_millis(20)));
         }
         let delivery_route = listeners::delivery_route(&netns, &addresses);
         let released = CancellationToken::new();
@@ -353,7 +354,10 @@ impl Entry {
     }
 
     /// Listeners first, then what steers to them, then what sends to them.
-    fn enroll(&self, node: &mut impl Node, pod: &Arc<Pod>, id: u64) -> Result<(), Refused> {
+    fn enroll(&mut self, node: &mut impl Node, pod: &Arc<Pod>, id: u64) -> Result<(), Refused> {
+        if !std::mem::replace(&mut self.settled, true) {
+            node.settle_earlier(&self.uid, pod);
+        }
         let listeners = listeners::open(&pod.netns, &pod.addresses).map_err(|error| Refused::of(&error))?;
         for listener in &listeners {
             node.set_listener(pod.netns.cookie(), listener)?;
@@ -457,10 +461,10 @@ impl Entry {
     }
 
     fn find_netns(&mut self, node: &mut impl Node, path: &std::path::Path) -> io::Result<bool> {
-        let known = self.cookie();
+        let known = self.cookie().or(self.hint);
         match find::sandbox(path, node.host_cookie(), known)? {
             Sandbox::Own(netns) => {
-                if known != Some(netns.cookie()) {
+                if self.cookie() != Some(netns.cookie()) {
                     if let Some(old) = self.netns.take()
                         && let Err(error) = node.remove_pod(old.cookie())
                     {

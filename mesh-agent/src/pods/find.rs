@@ -7,6 +7,11 @@
 //! systemd   kubepods.slice/{,kubepods-burstable.slice/…}kubepods-burstable-pod<UID with _ for ->.slice/<container>.scope
 //! ```
 //!
+//! A container's directory is `<id>` (containerd, and others under cgroupfs), `crio-<id>`, or under systemd
+//! `cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`; what runs containers inside of one makes more below it.
+//! None of these names is read: a pod is its own directory and all that is below. A static pod's UID is kubelet's hash of its
+//! manifest, without dashes.
+//!
 //! Also below one more `kubelet…` directory (nested nodes, `--cgroup-root`). Nothing is written.
 
 use std::fs;
@@ -27,9 +32,11 @@ mod tests;
 pub(super) enum Directory {
     /// The top of all pods.
     Kubepods,
-    /// A quality-of-service class, or a directory in which `kubepods` may be: looked into.
-    Between,
-    /// One pod.
+    /// A directory in which `kubepods` may be.
+    Above,
+    /// A quality-of-service class, in `kubepods`.
+    Class,
+    /// One pod, in `kubepods` or in a class.
     Pod(Uid),
     /// Nothing of kubelet's.
     Other,
@@ -44,13 +51,18 @@ pub(super) fn classify(name: &str) -> Directory {
     match bare {
         "kubepods" => Directory::Kubepods,
         _ if bare.ends_with("-kubepods") => Directory::Kubepods,
-        "burstable" | "besteffort" => Directory::Between,
+        "burstable" | "besteffort" => Directory::Class,
         _ if bare.ends_with("kubepods-burstable") || bare.ends_with("kubepods-besteffort") => {
-            Directory::Between
+            Directory::Class
         }
-        _ if bare.starts_with("kubelet") => Directory::Between,
+        _ if bare.starts_with("kubelet") => Directory::Above,
         _ => Directory::Other,
     }
+}
+
+/// Whether a cgroup is a pod's, by its path below the node's root.
+pub fn is_pods_cgroup(path: &Path) -> bool {
+    path.iter().any(|name| name.to_str().map(classify) == Some(Directory::Kubepods))
 }
 
 /// Every top of kubelet's pods below `root`.
@@ -62,7 +74,7 @@ pub fn kubepods(root: &Path) -> Vec<PathBuf> {
         for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             match entry.file_name().to_str().map(classify) {
                 Some(Directory::Kubepods) => found.push(entry.path()),
-                Some(Directory::Between) => open.push(entry.path()),
+                Some(Directory::Above) => open.push(entry.path()),
                 _ => {}
             }
         }
@@ -112,11 +124,14 @@ pub(super) enum Sandbox {
     Own(Netns),
 }
 
-/// Looks for the pod's namespace: the first one of its processes that is not the host's. `known` is the namespace it
-/// had before; while a process lives in it, it stays the pod's, whatever else its processes opened since.
+/// Looks for the pod's namespace: the one of its oldest process that is not in the host's. That process is the sandbox's;
+/// whoever opens a namespace of his own (containers in a container) is younger. `known` is the namespace it had before;
+/// while a process lives in it, it stays the pod's.
 pub(super) fn sandbox(cgroup: &Path, host_cookie: u64, known: Option<u64>) -> io::Result<Sandbox> {
     let mut candidate = None;
-    for pid in processes(cgroup) {
+    let mut pids = processes(cgroup);
+    pids.sort_by_cached_key(|pid| (started(*pid), *pid));
+    for pid in pids {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let netns = match Netns::open(&path) {
             Ok(netns) => netns,
@@ -130,11 +145,26 @@ pub(super) fn sandbox(cgroup: &Path, host_cookie: u64, known: Option<u64>) -> io
         if Some(netns.cookie()) == known {
             return Ok(Sandbox::Own(netns));
         }
+        if known.is_none() {
+            return Ok(Sandbox::Own(netns));
+        }
         if candidate.is_none() {
             candidate = Some(netns);
         }
     }
     Ok(candidate.map_or(Sandbox::NotYet, Sandbox::Own))
+}
+
+/// When a process was started, in ticks since the boot; one that ended meanwhile comes last.
+fn started(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    start_of(&stat).unwrap_or(u64::MAX)
+}
+
+/// Field 22 of proc_pid_stat(5). The second, the program's name, may hold anything, blanks and parentheses too.
+fn start_of(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
 }
 
 /// Every address that a namespace has, loopback and link-local ones too.

@@ -14,6 +14,7 @@
 //! (`ledger`), each pod's namespace every 30 s. What differs is put back, counted and said.
 
 mod actor;
+mod earlier;
 mod enroll;
 mod find;
 mod ledger;
@@ -21,9 +22,10 @@ pub mod listeners;
 mod on_node;
 mod pod;
 mod refused;
+mod stage;
 mod watch;
 
 pub use actor::{Handle, PodsConfig, spawn};
-pub use find::kubepods;
+pub use find::{is_pods_cgroup, kubepods};
 pub use listeners::Listener;
 pub use pod::Pod;

@@ -5,25 +5,30 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
 use mesh_identity::{Keyring, Wanted};
-use mesh_model::{Identity, Uid};
+use mesh_model::{Identity, Uid, World};
 use mesh_xds::client::{Capture, Client};
 
 use super::actor::Handle;
+use super::earlier;
 use super::ledger::Ledger;
 use super::listeners::Listener;
 use super::pod::Pod;
 use crate::capture::Acceptor;
 use crate::kernel::maps::Maps;
 use crate::kernel::{Kernel, MapFailure};
-use crate::metrics::{Repaired, Repairs};
+use crate::metrics::{EarlierSockets, Repaired, Repairs};
 use crate::netns::Netns;
+use crate::settings::InForce;
 
 /// What a step needs of the rest of the agent. The actor implements it; tests may.
 pub(super) trait Node {
     /// Cookie of the host's network namespace.
     fn host_cookie(&self) -> u64;
+    /// The mesh is leaving: no pod is wanted in it.
+    fn is_leaving(&self) -> bool;
     fn set_pod(&mut self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure>;
     fn remove_pod(&mut self, cookie: u64) -> Result<(), MapFailure>;
     fn set_cgroup(&mut self, id: u64, entry: CgroupEntry) -> Result<(), MapFailure>;
@@ -39,6 +44,10 @@ pub(super) trait Node {
     fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool;
     /// The certificate is no longer needed for this pod.
     fn certificate_done(&mut self, uid: &Uid);
+    /// Whether the whole world is known.
+    fn world_complete(&self) -> bool;
+    /// Ends the connections into the mesh that a pod opened before its capture, or whatever else the operator wants.
+    fn settle_earlier(&self, uid: &Uid, pod: &Pod);
     fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>);
     /// The pod is let go: what the data path keeps for it may go.
     fn release(&self, uid: &Uid);
@@ -58,10 +67,14 @@ pub(super) struct OnNode {
     /// What was written to the kernel.
     pub(super) ledger: Ledger,
     pub(super) repairs: Repairs,
+    pub(super) world: Arc<ArcSwap<World>>,
+    pub(super) settings: Arc<ArcSwap<InForce>>,
+    pub(super) earlier: EarlierSockets,
     pub(super) wanted: HashMap<Uid, Wanted>,
     pub(super) handle: Handle,
     /// Where the keyring's tasks run.
     pub(super) tasks: tokio::runtime::Handle,
+    pub(super) leaving: bool,
 }
 
 impl OnNode {
@@ -107,6 +120,10 @@ impl OnNode {
 impl Node for OnNode {
     fn host_cookie(&self) -> u64 {
         self.host_cookie
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving
     }
 
     fn set_pod(&mut self, cookie: u64, entry: PodEntry) -> Result<(), MapFailure> {
@@ -187,6 +204,18 @@ impl Node for OnNode {
 
     fn certificate_done(&mut self, uid: &Uid) {
         self.wanted.remove(uid);
+    }
+
+    fn world_complete(&self) -> bool {
+        self.world.load().is_complete()
+    }
+
+    fn settle_earlier(&self, uid: &Uid, pod: &Pod) {
+        let world = self.world.load_full();
+        let keep = self.settings.load().keep_pre_capture_sockets;
+        if let Some(event) = earlier::settle(uid, pod, &world, keep, &self.earlier) {
+            self.client.tell(event);
+        }
     }
 
     fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>) {

@@ -56,7 +56,8 @@ pub(super) fn spawn(root: PathBuf, pod_logs: PathBuf, seen: UnboundedSender<Seen
 
 /// What a watch stands for.
 enum Watched {
-    Directory(PathBuf),
+    /// A directory, and whether it is in `kubepods` or is it.
+    Directory(PathBuf, bool),
     Pod(Uid),
     Logs,
 }
@@ -104,12 +105,14 @@ impl Watcher {
             match self.watched.get(&event.wd) {
                 Some(Watched::Pod(uid)) => self.report(Seen::Changed(uid.clone())),
                 Some(Watched::Logs) => self.report(Seen::Logged),
-                Some(Watched::Directory(parent)) => {
+                Some(Watched::Directory(parent, inside)) => {
                     let Some(name) = event.name.as_deref() else { continue };
-                    let path = parent.join(name);
+                    let (path, inside) = (parent.join(name), *inside);
                     if event.mask.contains(AddWatchFlags::IN_CREATE) {
-                        self.enter(&path, name);
-                    } else if let Directory::Pod(uid) = kind(name) {
+                        self.enter(&path, name, inside);
+                    } else if let Directory::Pod(uid) = kind(name)
+                        && self.pods.get(&uid) == Some(&path)
+                    {
                         self.gone(&uid);
                     }
                 }
@@ -143,25 +146,27 @@ impl Watcher {
     }
 
     /// Watches a directory first and lists it then, so that nothing that is made in between is missed.
-    fn look_into(&mut self, directory: &Path) {
+    fn look_into(&mut self, directory: &Path, inside: bool) {
         let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
-        self.watch(directory, flags, Watched::Directory(directory.to_owned()));
+        self.watch(directory, flags, Watched::Directory(directory.to_owned(), inside));
         let Ok(entries) = std::fs::read_dir(directory) else { return };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.enter(&entry.path(), &entry.file_name());
+                self.enter(&entry.path(), &entry.file_name(), inside);
             }
         }
     }
 
-    fn enter(&mut self, path: &Path, name: &OsStr) {
+    /// A directory. Names count only where kubelet makes them: `podruntime` beside `kubepods` is no pod.
+    fn enter(&mut self, path: &Path, name: &OsStr, inside: bool) {
         match kind(name) {
-            Directory::Kubepods => {
+            Directory::Kubepods if !inside => {
                 self.report(Seen::Kubepods(path.to_owned()));
-                self.look_into(path);
+                self.look_into(path, true);
             }
-            Directory::Between => self.look_into(path),
-            Directory::Pod(uid) => {
+            Directory::Above if !inside => self.look_into(path, false),
+            Directory::Class if inside => self.look_into(path, true),
+            Directory::Pod(uid) if inside => {
                 let is_new = self.pods.insert(uid.clone(), path.to_owned()).is_none_or(|old| old != path);
                 if is_new {
                     self.watch(
@@ -172,7 +177,7 @@ impl Watcher {
                 }
                 self.report(Seen::Appeared(uid, path.to_owned()));
             }
-            Directory::Other => {}
+            _ => {}
         }
     }
 
@@ -182,7 +187,7 @@ impl Watcher {
             self.watch(&logs, AddWatchFlags::IN_CREATE, Watched::Logs);
         }
         let root = self.root.clone();
-        self.look_into(&root);
+        self.look_into(&root, false);
         let gone: Vec<Uid> =
             self.pods.iter().filter(|(_, path)| !path.exists()).map(|(uid, _)| uid.clone()).collect();
         for uid in gone {

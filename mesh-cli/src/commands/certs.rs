@@ -1,24 +1,64 @@
-//! `meshctl certs`: the certificates of the node's identities.
+//! `meshctl certs`: the certificates of the node's identities, and the roots that it trusts.
 
 use std::time::SystemTime;
 
-use mesh_telemetry::api::{CertRow, CertState, Timestamp, path};
+use mesh_telemetry::api::{CertRow, CertState, Timestamp, TrustBundle, path};
 
 use super::{Answer, Context, Failure, Row};
-use crate::args::Scope;
+use crate::args::{CertArgs, Output};
 use crate::render::table::{Cell, Table};
 use crate::render::{Tone, human};
 
-pub(super) fn run(context: &Context, scope: &Scope) -> Result<Answer, Failure> {
+pub(super) fn run(context: &Context, args: &CertArgs) -> Result<Answer, Failure> {
+    let now = SystemTime::now().into();
+    if args.roots {
+        let bundle: TrustBundle = context.understand(context.client.get(path::ROOTS)?)?;
+        let stdout = context.one(&bundle, || roots(&bundle, now).render(context.style));
+        return Ok(Answer { note: complaint(&bundle), ..Answer::yes(stdout) });
+    }
     let mut rows = context.rows::<CertRow>(path::CERTS)?;
-    rows.retain(|cert| scope.covers(Some(cert.row.identity.namespace())));
+    rows.retain(|cert| args.scope.covers(Some(cert.row.identity.namespace())));
     rows.sort_by(|a, b| a.row.identity.cmp(&b.row.identity));
-    Ok(context.list(&rows, "certificates", |rows| table(rows, SystemTime::now().into())))
+    let mut answer = context.list(&rows, "certificates", |rows| table(rows, now));
+    // An agent of an earlier version has no word on its roots.
+    if context.output == Output::Table
+        && let Ok(value) = context.client.get(path::ROOTS)
+    {
+        let bundle: TrustBundle = context.understand(value)?;
+        if !answer.stdout.is_empty() {
+            answer.stdout.push('\n');
+        }
+        answer.stdout.push_str(&roots(&bundle, now).render(context.style));
+        if answer.note.is_empty() {
+            answer.note = complaint(&bundle);
+        }
+    }
+    Ok(answer)
+}
+
+/// One line where the newest roots are not in force.
+fn complaint(bundle: &TrustBundle) -> String {
+    bundle.error.as_ref().map(|error| format!("The roots cannot be followed: {error}")).unwrap_or_default()
+}
+
+pub(super) fn roots(bundle: &TrustBundle, now: Timestamp) -> Table {
+    let mut table = Table::new(&["ROOT", "EXPIRES", "NOT-AFTER", "SHA-256", "SIGNS"]);
+    for (index, root) in bundle.roots.iter().enumerate() {
+        let tone = if root.not_after <= now { Tone::Bad } else { Tone::Good };
+        table.row([
+            root.subject.clone().into(),
+            Cell::toned(tone, human::relative(root.not_after, now)),
+            root.not_after.to_string().into(),
+            root.fingerprint.clone().into(),
+            if index == 0 { "yes" } else { "no" }.into(),
+        ]);
+    }
+    table
 }
 
 pub(super) fn table(rows: &[Row<CertRow>], now: Timestamp) -> Table {
     let mut table =
-        Table::new(&["IDENTITY", "STATE", "EXPIRES", "NOT-AFTER", "SERIAL", "ISSUER", "LAST-ERROR"]);
+        Table::new(&["IDENTITY", "STATE", "EXPIRES", "NOT-AFTER", "NEXT", "SERIAL", "ISSUER", "LAST-ERROR"]);
     for Row { row: cert, .. } in rows {
         let tone = match (cert.state, &cert.last_error) {
             (CertState::Expired | CertState::Failed, _) => Tone::Bad,
@@ -30,6 +70,7 @@ pub(super) fn table(rows: &[Row<CertRow>], now: Timestamp) -> Table {
             Cell::toned(tone, cert.state.as_str()),
             Cell::option(cert.not_after.map(|end| human::relative(end, now))),
             Cell::option(cert.not_after),
+            Cell::option(cert.next.map(|next| human::relative(next, now))),
             Cell::option(cert.serial.as_ref()),
             Cell::option(cert.issuer.as_ref()),
             Cell::option(cert.last_error.as_ref()),

@@ -1,5 +1,7 @@
 //! `meshctl services`: what can be dialled by a service address.
 
+use std::net::IpAddr;
+
 use mesh_telemetry::api::{EndpointRow, ServiceRow, path};
 
 use super::{Answer, Context, Failure, Row};
@@ -18,7 +20,8 @@ pub(super) fn run(context: &Context, scope: &Scope) -> Result<Answer, Failure> {
 }
 
 pub(super) fn table(rows: &[Row<ServiceRow>]) -> Table {
-    let mut table = Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORTS", "READY", "ENDPOINTS"]);
+    let mut table =
+        Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORTS", "READY", "ENDPOINTS", "RULES", "UNTOUCHED"]);
     for Row { row: service, .. } in rows {
         let ready = service.endpoints.iter().filter(|endpoint| endpoint.ready).count();
         let tone = match (ready, service.endpoints.len()) {
@@ -29,13 +32,48 @@ pub(super) fn table(rows: &[Row<ServiceRow>]) -> Table {
         table.row([
             service.namespace.as_str().into(),
             service.name.as_str().into(),
-            human::list(&service.addresses).into(),
+            human::list(addresses(service)).into(),
             human::list(&service.ports).into(),
             Cell::toned(tone, format!("{ready}/{}", service.endpoints.len())),
             endpoints(&service.endpoints).into(),
+            human::list(rules(service)).into(),
+            human::list(untouched(service)).into(),
         ]);
     }
     table
+}
+
+fn addresses(service: &ServiceRow) -> Vec<IpAddr> {
+    let all = [&service.addresses, &service.external_addresses, &service.load_balancer_addresses];
+    let mut each_once = Vec::new();
+    for address in all.into_iter().flatten().copied() {
+        if !each_once.contains(&address) {
+            each_once.push(address);
+        }
+    }
+    each_once
+}
+
+/// What narrows the choice among ready endpoints.
+fn rules(service: &ServiceRow) -> Vec<String> {
+    let hinted = |hints: fn(&EndpointRow) -> &Vec<String>| {
+        service.endpoints.iter().any(|endpoint| !hints(endpoint).is_empty())
+    };
+    let mut rules = Vec::new();
+    if service.affinity_seconds > 0 {
+        rules.push(format!("affinity {}", human::duration(service.affinity_seconds.into())));
+    }
+    rules.extend(service.local_only.then(|| "local".to_owned()));
+    rules.extend(hinted(|endpoint| &endpoint.for_nodes).then(|| "nodes".to_owned()));
+    rules.extend(hinted(|endpoint| &endpoint.for_zones).then(|| "zones".to_owned()));
+    rules.extend((!service.source_ranges.is_empty()).then(|| "ranges".to_owned()));
+    rules
+}
+
+/// What goes on as if there were no mesh.
+fn untouched(service: &ServiceRow) -> Vec<String> {
+    let all = service.other_proxy.as_ref().map(|proxy| format!("all (proxy {proxy})"));
+    all.into_iter().chain(service.untouched.iter().cloned()).collect()
 }
 
 fn endpoints(all: &[EndpointRow]) -> String {

@@ -41,10 +41,12 @@ pub(super) fn agent(status: &Status, now: Timestamp, style: Style) -> String {
     fields.list("Controller", lines);
 
     let world = status.world;
-    let (tone, complete) = if world.complete {
-        (Tone::Good, "complete")
-    } else {
-        (Tone::Bad, "not complete: connections of captured pods are refused")
+    let (tone, complete) = match (world.complete, world.cached_seconds) {
+        (true, None) => (Tone::Good, "complete".to_owned()),
+        (true, Some(old)) => {
+            (Tone::Warn, format!("complete, from this node's disk, {} old", human::duration(old)))
+        }
+        (false, _) => (Tone::Bad, "not complete: connections of captured pods are refused".to_owned()),
     };
     let holds =
         format!("{}, {}", human::count(world.workloads, "workload"), human::count(world.services, "service"));
@@ -101,6 +103,13 @@ pub(super) fn controller(status: &ControllerStatus, style: Style) -> String {
     }
     let connected = status.agents.iter().filter(|agent| agent.connected).count();
     fields.field("Agents", format!("{connected} of {} connected", status.agents.len()));
+    let refused = status.agents.iter().filter_map(|agent| {
+        Some((Tone::Bad, format!("{}, its last update: {}", agent.node, agent.refused.as_ref()?)))
+    });
+    let refused: Vec<_> = refused.collect();
+    if !refused.is_empty() {
+        fields.list("Refused by", refused);
+    }
 
     let mut table = Table::new(&["NODE", "CONNECTED", "VERSION", "ACKED", "BEHIND"]);
     for agent in &status.agents {

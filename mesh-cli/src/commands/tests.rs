@@ -86,7 +86,7 @@ fn certificates_say_when_they_run_out() {
     let with = |account: &str, serial: &str, not_after: &str, state: &str, last_error: Option<&str>| {
         json!({"identity": spiffe(account), "serial": serial, "issuer": "CN=weft",
                "not_before": "2026-01-01T00:00:00Z", "not_after": not_after, "state": state,
-               "last_error": last_error})
+               "last_error": last_error, "next": "2026-01-01T18:00:00Z"})
     };
     let without = |account: &str, state: &str, last_error: Option<&str>| {
         json!({"identity": spiffe(account), "serial": null, "issuer": null, "not_before": null,
@@ -100,12 +100,12 @@ fn certificates_say_when_they_run_out() {
         without("e", "failed", Some("no controller")),
     ]));
     let expected = "\
-IDENTITY                              STATE      EXPIRES   NOT-AFTER              SERIAL   ISSUER    LAST-ERROR
-spiffe://cluster.local/ns/shop/sa/a   valid      in 12h    2026-01-02T00:00:00Z   0a1b     CN=weft   <none>
-spiffe://cluster.local/ns/shop/sa/b   expiring   in 1h     2026-01-01T13:00:00Z   2c       CN=weft   no controller
-spiffe://cluster.local/ns/shop/sa/c   expired    1h ago    2026-01-01T11:00:00Z   3d       CN=weft   no controller
-spiffe://cluster.local/ns/shop/sa/d   pending    <none>    <none>                 <none>   <none>    <none>
-spiffe://cluster.local/ns/shop/sa/e   failed     <none>    <none>                 <none>   <none>    no controller
+IDENTITY                              STATE      EXPIRES   NOT-AFTER              NEXT     SERIAL   ISSUER    LAST-ERROR
+spiffe://cluster.local/ns/shop/sa/a   valid      in 12h    2026-01-02T00:00:00Z   in 6h    0a1b     CN=weft   <none>
+spiffe://cluster.local/ns/shop/sa/b   expiring   in 1h     2026-01-01T13:00:00Z   in 6h    2c       CN=weft   no controller
+spiffe://cluster.local/ns/shop/sa/c   expired    1h ago    2026-01-01T11:00:00Z   in 6h    3d       CN=weft   no controller
+spiffe://cluster.local/ns/shop/sa/d   pending    <none>    <none>                 <none>   <none>   <none>    <none>
+spiffe://cluster.local/ns/shop/sa/e   failed     <none>    <none>                 <none>   <none>   <none>    no controller
 ";
     let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
     assert_eq!(certs::table(&rows, now).render(PLAIN), expected);
@@ -139,11 +139,18 @@ shop        web-1   <none>   <none>              no         none     spiffe://cl
         {"namespace": "shop", "name": "none", "addresses": [], "ports": [80], "endpoints": []},
         {"namespace": "shop", "name": "web", "addresses": ["10.96.0.1"], "ports": [80, 443],
          "endpoints": [endpoint(1, true), endpoint(2, true), endpoint(3, true), endpoint(4, false)]},
+        {"namespace": "shop", "name": "wide", "addresses": ["10.96.0.2"], "external_addresses": ["192.0.2.1"],
+         "load_balancer_addresses": ["192.0.2.1"], "source_ranges": ["10.0.0.0/8"], "ports": [80], "endpoints": [],
+         "affinity_seconds": 10800, "local_only": true, "untouched": ["udp/53", "node-port/30080"]},
+        {"namespace": "shop", "name": "z", "addresses": ["10.96.0.3"], "ports": [80], "endpoints": [],
+         "other_proxy": "somebody", "untouched": []},
     ]));
     let expected = "\
-NAMESPACE   NAME   ADDRESSES   PORTS     READY   ENDPOINTS
-shop        none   <none>      80        0/0     <none>
-shop        web    10.96.0.1   80, 443   3/4     10.0.1.1:8080, 10.0.1.2:8080, 10.0.1.3:8080 + 1 more
+NAMESPACE   NAME   ADDRESSES              PORTS     READY   ENDPOINTS                                              RULES                        UNTOUCHED
+shop        none   <none>                 80        0/0     <none>                                                 <none>                       <none>
+shop        web    10.96.0.1              80, 443   3/4     10.0.1.1:8080, 10.0.1.2:8080, 10.0.1.3:8080 + 1 more   <none>                       <none>
+shop        wide   10.96.0.2, 192.0.2.1   80        0/0     <none>                                                 affinity 3h, local, ranges   udp/53, node-port/30080
+shop        z      10.96.0.3              80        0/0     <none>                                                 <none>                       all (proxy somebody)
 ";
     assert_eq!(services::table(&service_rows).render(PLAIN), expected);
 }
@@ -154,7 +161,7 @@ fn an_agents_status_names_what_is_wrong() {
         "version": "0.1.0", "node": "a", "trust_domain": "cluster.local",
         "controller": {"address": "10.0.0.1:15010", "connected": false, "since": "2026-01-01T00:00:00Z",
                        "last_error": "connection refused"},
-        "world": {"complete": true, "workloads": 3, "services": 1},
+        "world": {"complete": true, "workloads": 3, "services": 1, "cached_seconds": 5400},
         "pods": {"captured": 2, "pending": 0, "excluded": 1, "unknown": 0},
         "kernel": {"hooks": [{"name": "mesh_connect4", "attached": true}, {"name": "mesh_connect6", "attached": false}],
                    "refused": {"unknown_pod": 4, "not_ready": 9}},
@@ -168,7 +175,7 @@ Trust domain:  cluster.local
 Uptime:        1h2m
 Controller:    10.0.0.1:15010, not connected since 2026-01-01T00:00:00Z (2m ago)
                last error: connection refused
-World:         complete; 3 workloads, 1 service
+World:         complete, from this node's disk, 1h30m old; 3 workloads, 1 service
 Pods:          2 captured, 0 pending, 1 excluded, 0 unknown
 Hooks:         1 of 2 attached
                missing: mesh_connect6
@@ -183,7 +190,8 @@ fn a_controllers_status_names_broken_files_and_agents_that_lag() {
     let status: ControllerStatus = serde_json::from_value(json!({
         "version": "0.1.0", "trust_domain": "cluster.local",
         "agents": [{"node": "a", "connected": true, "version": "0.1.0", "acked": "12", "behind": 0},
-                   {"node": "b", "connected": false, "version": null, "acked": null, "behind": 2}],
+                   {"node": "b", "connected": false, "version": null, "acked": null, "behind": 2,
+                    "refused": "a map is full"}],
         "workloads": 3, "services": 1,
         "files": [{"path": "pods.yaml", "error": "line 3: no name"}, {"path": "services.yaml", "error": null}],
     }))
@@ -195,6 +203,7 @@ World:         3 workloads, 1 service
 Files:         2 files, 1 broken: their last good state is in force
                pods.yaml: line 3: no name
 Agents:        1 of 2 connected
+Refused by:    b, its last update: a map is full
 
 NODE   CONNECTED   VERSION   ACKED    BEHIND
 a      yes         0.1.0     12       0

@@ -133,6 +133,11 @@ impl Captures {
         }
     }
 
+    /// Every word: of which pod, from which node.
+    pub fn all(&self) -> impl Iterator<Item = (&Uid, &str, Word)> {
+        self.words.iter().map(|(uid, spoken)| (uid, spoken.node.as_str(), spoken.word))
+    }
+
     /// How many words there are.
     pub fn len(&self) -> usize {
         self.words.len()

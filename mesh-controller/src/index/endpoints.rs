@@ -1,8 +1,15 @@
 //! A Service and its slices, or the pods that its selector finds, make a service.
+//!
+//! Given out is what kube-proxy would choose from: ready endpoints, and those that terminate and still serve (`ready` is
+//! false), which count when no other is ready. The agents choose, each for its own node. Only for a Service that is another
+//! proxy's all endpoints are given out, so that agents can tell whether one is in the mesh.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
 
 use mesh_model::{Endpoint, Phase, PortMap, Service};
 
-use super::facts::{PodFact, ServiceFact, SliceFact, Target, matches};
+use super::facts::{EndpointState, PodFact, ServiceFact, SliceFact, Target, matches};
 use super::{Index, ObjectName, in_namespace};
 
 impl Index {
@@ -25,13 +32,19 @@ impl Index {
         Some(Service {
             key: service.key.clone(),
             addresses: service.addresses.clone(),
+            external_addresses: service.external_addresses.clone(),
+            load_balancer_addresses: service.load_balancer_addresses.clone(),
+            source_ranges: service.source_ranges.clone(),
             ports,
-            endpoints: each_address_once(endpoints),
-            affinity_seconds: 0,
-            local_only: false,
+            endpoints: each_place_once(endpoints),
+            affinity_seconds: service.affinity_seconds,
+            local_only: service.local_only,
+            other_proxy: service.other_proxy.clone(),
+            untouched: service.untouched.clone(),
         })
     }
 
+    /// What Kubernetes would write into slices, where there are none. (Hints, which need the whole cluster, are not made up.)
     fn endpoints_of_selector(&self, service: &ServiceFact) -> Vec<Endpoint> {
         // An empty selector selects nothing here: such a Service's endpoints are somebody else's to write.
         if service.selector.is_empty() {
@@ -39,12 +52,16 @@ impl Index {
         }
         in_namespace(&self.pods, &service.key.namespace)
             .map(|(_, pod)| pod)
-            .filter(|pod| matches(&service.selector, &pod.labels) && serves(pod, service))
-            .flat_map(|pod| {
+            .filter(|pod| matches(&service.selector, &pod.labels))
+            .filter_map(|pod| Some((pod, ready(service, state_of_pod(service, pod))?)))
+            .flat_map(|(pod, ready)| {
                 let ports = ports_of_pod(service, pod);
+                let node = Some(&pod.node).filter(|node| service.local_only && !node.is_empty());
                 pod.addresses.iter().map(move |address| Endpoint {
                     workload: Some(pod.uid.clone()),
+                    ready,
                     ports: ports.clone(),
+                    node: node.cloned(),
                     ..Endpoint::at(*address)
                 })
             })
@@ -53,6 +70,10 @@ impl Index {
     }
 
     fn endpoints_of_slice(&self, service: &ServiceFact, slice: &SliceFact) -> Vec<Endpoint> {
+        // Slices of another proxy's are not kube-proxy's either.
+        if slice.other_proxy && service.other_proxy.is_none() {
+            return Vec::new();
+        }
         let ports: Vec<PortMap> = service
             .ports
             .iter()
@@ -61,29 +82,53 @@ impl Index {
                 Some(PortMap { service: port.port, target: target.port })
             })
             .collect();
-        let mut endpoints = Vec::new();
+        if ports.is_empty() {
+            return Vec::new();
+        }
+        let mut endpoints = Vec::with_capacity(slice.endpoints.len());
         for endpoint in &slice.endpoints {
             let pod = endpoint.pod.as_ref();
             let pod = pod.and_then(|to| self.pods.get(&(to.namespace.clone(), to.name.clone())));
             // The slice may be older than the pod's end.
-            if pod.is_some_and(|pod| matches!(pod.phase, Phase::Finished | Phase::Terminating)) {
-                continue;
-            }
-            for address in &endpoint.addresses {
-                endpoints.push(Endpoint {
-                    workload: pod.map(|pod| pod.uid.clone()),
-                    ports: ports.clone(),
-                    ..Endpoint::at(*address)
-                });
-            }
+            let state = match (endpoint.state, pod.map(|pod| pod.phase)) {
+                (_, Some(Phase::Finished)) => continue,
+                (EndpointState::Ready, Some(Phase::Terminating)) if !service.publish_not_ready => {
+                    EndpointState::Draining
+                }
+                (state, _) => state,
+            };
+            let Some(ready) = ready(service, state) else { continue };
+            endpoints.push(Endpoint {
+                address: endpoint.address,
+                workload: pod.map(|pod| pod.uid.clone()),
+                ready,
+                ports: ports.clone(),
+                node: endpoint.node.clone().filter(|_| service.local_only),
+                for_zones: endpoint.for_zones.clone(),
+                for_nodes: endpoint.for_nodes.clone(),
+            });
         }
-        endpoints.retain(|endpoint| !endpoint.ports.is_empty());
         endpoints
     }
 }
 
-fn serves(pod: &PodFact, service: &ServiceFact) -> bool {
-    pod.phase == Phase::Running && (pod.ready || service.publish_not_ready)
+/// Whether an endpoint is given out, and as what.
+fn ready(service: &ServiceFact, state: EndpointState) -> Option<bool> {
+    match state {
+        EndpointState::Ready => Some(true),
+        EndpointState::Draining => Some(false),
+        EndpointState::NotReady => service.other_proxy.as_ref().map(|_| false),
+    }
+}
+
+fn state_of_pod(service: &ServiceFact, pod: &PodFact) -> EndpointState {
+    match pod.phase {
+        Phase::Finished => EndpointState::NotReady,
+        _ if service.publish_not_ready => EndpointState::Ready,
+        Phase::Running if pod.ready => EndpointState::Ready,
+        Phase::Terminating if pod.ready => EndpointState::Draining,
+        Phase::Pending | Phase::Running | Phase::Terminating => EndpointState::NotReady,
+    }
 }
 
 fn ports_of_pod(service: &ServiceFact, pod: &PodFact) -> Vec<PortMap> {
@@ -98,9 +143,14 @@ fn ports_of_pod(service: &ServiceFact, pod: &PodFact) -> Vec<PortMap> {
         .collect()
 }
 
-/// Slices may overlap while they are rebalanced; of two endpoints at one address the first stands.
-fn each_address_once(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
-    let mut known = std::collections::HashSet::with_capacity(endpoints.len());
-    endpoints.retain(|endpoint| known.insert(endpoint.address));
-    endpoints
+/// Slices may overlap while they are rebalanced, and may speak of one address with different ports: of two endpoints for one
+/// port at one address and port of its own the first stands.
+fn each_place_once(endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+    let mut known: HashSet<(IpAddr, u16, u16)> = HashSet::with_capacity(endpoints.len());
+    let fresh = |mut endpoint: Endpoint| {
+        let address = endpoint.address;
+        endpoint.ports.retain(|map| known.insert((address, map.service, map.target)));
+        (!endpoint.ports.is_empty()).then_some(endpoint)
+    };
+    endpoints.into_iter().filter_map(fresh).collect()
 }

@@ -33,7 +33,7 @@ mod tests;
 pub(super) use left_alone::is_sandbox;
 pub use pod::PodFact;
 pub use service::{ServiceFact, ServicePort, Target};
-pub use slice::{PodReference, SliceEndpoint, SliceFact, SlicePort};
+pub use slice::{EndpointState, PodReference, SliceEndpoint, SliceFact, SlicePort};
 
 /// The label, on a Namespace or a Pod, that wants a pod in the mesh.
 pub use mesh_crd::CAPTURE_LABEL;

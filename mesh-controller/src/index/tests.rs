@@ -8,7 +8,9 @@ use super::facts::{Fact, Key, Kind};
 use super::{Captures, Index, Report, ReportError};
 use crate::watch::facts_of;
 
+mod contested;
 mod left_alone;
+mod services;
 
 /// An index and the world that its changes have made.
 #[derive(Default)]

@@ -37,12 +37,22 @@ fn a_certificate_is_of_the_identity_that_was_authorised_and_lives_as_long_as_con
     let left = certificate.not_after().duration_since(SystemTime::now()).unwrap();
     assert!(left > Duration::from_secs(3_590) && left < Duration::from_secs(3_605), "{left:?}");
 
+    // A setting that changes holds for every share of the issuer.
+    issuer.clone().set_lifetime(Duration::from_secs(120));
+    let request = KeyRequest::new(&identity).unwrap();
+    let chain = issuer.sign(&hub, "one", &identity, &request.csr_pem()).unwrap();
+    let certificate = request.finish(&chain).unwrap();
+    let left = certificate.not_after().duration_since(SystemTime::now()).unwrap();
+    assert!(left > Duration::from_secs(110) && left < Duration::from_secs(125), "{left:?}");
+    let age = SystemTime::now().duration_since(certificate.not_before()).unwrap();
+    assert!(age > Duration::from_secs(590), "not back-dated: {age:?}");
+
     let request = KeyRequest::new(&identity).unwrap();
     let refusal = issuer.sign(&hub, "two", &identity, &request.csr_pem()).unwrap_err();
     assert_eq!(refusal.reason(), "not_on_node");
     let refusal = issuer.sign(&hub, "one", &identity, "garbage").unwrap_err();
     assert!(matches!(refusal, SignRefusal::BadRequest(_)), "{refusal:?}");
 
-    let own = server_certificate(&authority, Duration::from_secs(60)).unwrap();
+    let own = server_certificate(&*authority, Duration::from_secs(60)).unwrap();
     assert!(own.not_after() > SystemTime::now());
 }

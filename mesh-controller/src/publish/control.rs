@@ -8,56 +8,55 @@ use mesh_telemetry::shutdown::Shutdown;
 use mesh_xds::proto;
 use mesh_xds::proto::agent_message::Message as Hear;
 use mesh_xds::proto::control_server::Control;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::Hub;
+use super::callers::{self, Callers, Refusal};
 use super::stream::Stream;
-use super::{Hub, Tokens};
 use crate::issue::{Issuer, SignRefusal};
 
 /// So long an agent may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
 /// Messages that may wait for an agent: one delta, and a few releases.
 const OUTBOX: usize = 4;
+/// Hellos that are read at once: each may hold the names of a whole world, and after a restart all agents come together …
+const HELLOS: usize = 16;
+/// … but nobody waits longer than this for others that do not speak.
+const TURN: Duration = Duration::from_secs(5);
 
 /// Answers agents.
 #[derive(Clone, Debug)]
 pub struct ControlService {
     hub: Arc<Hub>,
-    tokens: Tokens,
+    callers: Callers,
     issuer: Issuer,
     shutdown: Shutdown,
+    hellos: Arc<Semaphore>,
 }
 
 impl ControlService {
     /// Puts the parts together.
-    pub fn new(hub: Arc<Hub>, tokens: Tokens, issuer: Issuer, shutdown: Shutdown) -> Self {
-        Self { hub, tokens, issuer, shutdown }
+    pub fn new(hub: Arc<Hub>, callers: Callers, issuer: Issuer, shutdown: Shutdown) -> Self {
+        Self { hub, callers, issuer, shutdown, hellos: Arc::new(Semaphore::new(HELLOS)) }
     }
 
-    /// The node whose token the call carries.
-    fn node(&self, metadata: &MetadataMap) -> Result<String, Status> {
-        let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
-        let token = header
-            .and_then(|header| header.split_once(' '))
-            .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()));
-        let Some(token) = token.filter(|token| !token.is_empty()) else {
-            self.hub.metrics().unauthenticated.inc();
-            return Err(Status::unauthenticated("no bearer token"));
+    /// The token that the call carries, and its node.
+    async fn caller(&self, metadata: &MetadataMap, call: &'static str) -> Result<(String, String), Status> {
+        let known = async {
+            let token = callers::bearer(metadata)?;
+            Ok((token.to_owned(), self.callers.node_of(token).await?))
         };
-        match self.tokens.node_of(token) {
-            Ok(Some(node)) => Ok(node),
-            Ok(None) => {
-                self.hub.metrics().unauthenticated.inc();
-                Err(Status::unauthenticated("the token is no node's: check the agent's token file"))
-            }
-            Err(error) => {
-                tracing::error!(%error, "cannot authenticate agents");
-                Err(Status::unavailable("the controller cannot read its file of tokens"))
-            }
-        }
+        known.await.map_err(|refusal| self.refuse(&refusal, call))
+    }
+
+    /// Says so to everybody whom it concerns.
+    fn refuse(&self, refusal: &Refusal, call: &'static str) -> Status {
+        self.hub.metrics().unauthenticated(refusal.reason());
+        tracing::warn!(call, reason = refusal.reason(), "an agent is refused: {refusal}");
+        refusal.status()
     }
 }
 
@@ -69,8 +68,9 @@ impl Control for ControlService {
         &self,
         request: Request<Streaming<proto::AgentMessage>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        let node = self.node(request.metadata())?;
+        let (token, node) = self.caller(request.metadata(), "follow").await?;
         let mut inbox = request.into_inner();
+        let turn = tokio::time::timeout(TURN, self.hellos.acquire()).await;
         let first = tokio::time::timeout(HELLO, inbox.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no hello"))??;
@@ -78,16 +78,16 @@ impl Control for ControlService {
             return Err(Status::invalid_argument("the first message is not a hello"));
         };
         if hello.node != node {
-            self.hub.metrics().unauthenticated.inc();
-            let message = format!("the token is node {node}'s, and the agent says that it is {}", hello.node);
-            tracing::warn!("{message}");
-            return Err(Status::permission_denied(message));
+            let refusal = Refusal::OtherNode { token: node, said: hello.node };
+            return Err(self.refuse(&refusal, "follow"));
         }
         let joined = self.hub.join(&hello);
         let (place, session) = joined.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        drop((hello, turn));
         let (outbox, messages) = mpsc::channel(OUTBOX);
+        let (control, end) = (self.clone(), outbox.clone());
         let stream = Stream {
-            node,
+            node: node.clone(),
             generations: self.hub.generations(),
             hub: self.hub.clone(),
             place,
@@ -96,7 +96,16 @@ impl Control for ControlService {
             outbox,
             shutdown: self.shutdown.clone(),
         };
-        tokio::spawn(stream.run());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stream.run() => {}
+                refusal = control.callers.until_refused(&token, &node) => {
+                    let status = control.refuse(&refusal, "follow");
+                    // Best effort: the stream ends with it or without.
+                    let _ = end.try_send(Err(status));
+                }
+            }
+        });
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 
@@ -104,7 +113,7 @@ impl Control for ControlService {
         &self,
         request: Request<proto::SignRequest>,
     ) -> Result<Response<proto::SignResponse>, Status> {
-        let node = self.node(request.metadata())?;
+        let (_, node) = self.caller(request.metadata(), "sign").await?;
         let request = request.into_inner();
         let identity: Identity = request
             .identity

@@ -1,18 +1,34 @@
 //! The one place that holds the index, what is published, and who has acknowledged what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use mesh_model::{Change, Identity, Reason, Uid};
+use mesh_crd::network_policy::Cut;
+use mesh_model::{Identity, Reason, Uid};
 use mesh_telemetry::api::{AgentRow, FileRow};
 use mesh_xds::Version;
 use mesh_xds::delta::{Published, Session};
 use mesh_xds::proto;
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::index::{Captures, Index, NotOnNode, Report};
+use super::agentless::Agentless;
+use crate::index::{Captures, Index, NotOnNode, Report, Word};
 use crate::metrics::Metrics;
+use crate::reconcile::Words;
 use crate::watch::{Batch, FactChange};
+
+mod notice;
+mod place;
+mod release;
+
+#[cfg(test)]
+mod tests;
+
+pub use notice::Told;
+pub(super) use place::Place;
+use place::end_oldest;
+use release::{Elsewhere, Leaving, release};
 
 /// Shared by the watcher, the streams and the admin pages.
 #[derive(Debug)]
@@ -23,28 +39,12 @@ pub struct Hub {
     generation: watch::Sender<u64>,
     /// The captures changed: wakes whoever writes them down.
     captures_changed: Notify,
+    /// What all agents here acknowledged may have changed: wakes whoever tells the other replicas.
+    acknowledged_changed: Notify,
     /// What people are to be told; whoever writes it down subscribes.
     told: broadcast::Sender<Told>,
     metrics: Metrics,
 }
-
-/// What people are to be told: an Event, in Kubernetes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// Whose agent says so.
-    pub node: String,
-    /// Of which pod; `None`: of the node.
-    pub uid: Option<Uid>,
-    /// A word in CamelCase.
-    pub reason: String,
-    /// One sentence.
-    pub note: String,
-    /// A warning, or else normal.
-    pub warning: bool,
-}
-
-/// What is told and nobody has written down yet; older ones are lost.
-const TOLD: usize = 1_024;
 
 #[derive(Debug)]
 struct State {
@@ -56,8 +56,14 @@ struct State {
     last_stream: u64,
     /// Agents that want to let go of a workload.
     leaving: Vec<Leaving>,
+    /// The same of other replicas.
+    elsewhere: Elsewhere,
     /// Labelled pods that are left alone, as the log was told.
     left_alone: BTreeMap<Uid, Reason>,
+    /// Namespace and name of each service account, where somebody watches them.
+    accounts: Option<HashSet<(String, String)>>,
+    /// Labelled pods that wait for an agent on their node.
+    agentless: Agentless,
     files: Vec<FileRow>,
     problems: Vec<String>,
 }
@@ -68,6 +74,27 @@ struct Agent {
     left: bool,
     version: String,
     acked: Option<Version>,
+    /// Why it refused an update, until it has acknowledged everything.
+    refused: Option<String>,
+    /// How often it came or said something here.
+    heard: u64,
+}
+
+/// A node whose agent is or was connected to this replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// Its name.
+    pub node: String,
+    /// Its agent has a stream here.
+    pub connected: bool,
+    /// The agent's version.
+    pub version: String,
+    /// The mesh is leaving, and it has let go of everything.
+    pub left: bool,
+    /// How often its agent came or said something here.
+    pub heard: u64,
+    /// What it said of its pods.
+    pub words: Words,
 }
 
 #[derive(Debug)]
@@ -77,26 +104,9 @@ struct Stream {
     acked: u64,
     /// Released workloads that it is still to be told of.
     released: Vec<Uid>,
+    /// Its agent has opened too many others since.
+    is_over: bool,
     wake: Arc<Notify>,
-}
-
-#[derive(Debug)]
-struct Leaving {
-    uid: Uid,
-    node: String,
-    /// From this generation on the workload is withdrawn.
-    since: u64,
-}
-
-/// A stream's place in the hub; left when dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    hub: Arc<Hub>,
-    id: u64,
-    /// There is something released.
-    pub(super) wake: Arc<Notify>,
-    /// The world that the delta in flight leads to.
-    sent: Version,
 }
 
 impl Hub {
@@ -109,7 +119,10 @@ impl Hub {
             streams: BTreeMap::new(),
             last_stream: 0,
             leaving: Vec::new(),
+            elsewhere: Elsewhere::default(),
             left_alone: BTreeMap::new(),
+            accounts: None,
+            agentless: Agentless::default(),
             files: Vec::new(),
             problems: Vec::new(),
         };
@@ -117,7 +130,8 @@ impl Hub {
             state: Mutex::new(state),
             generation: watch::Sender::new(0),
             captures_changed: Notify::new(),
-            told: broadcast::Sender::new(TOLD),
+            acknowledged_changed: Notify::new(),
+            told: broadcast::Sender::new(notice::TOLD),
             metrics,
         })
     }
@@ -126,8 +140,13 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what a look at the files gave.
+    /// Takes what a look at the files, or the watches, gave.
     pub fn apply(&self, batch: Batch) {
+        self.apply_first(batch, Vec::new());
+    }
+
+    /// The same with what agents said to other replicas, or before a restart: one world, in which both count.
+    pub fn apply_first(&self, batch: Batch, words: Vec<(String, Words)>) {
         let mut state = self.state();
         for change in batch.changes {
             match change {
@@ -135,9 +154,16 @@ impl Hub {
                 FactChange::Removed(key) => state.index.remove(&key),
             }
         }
+        for (node, words) in &words {
+            adopt(&mut state.index, node, words);
+        }
         state.published.set_partial(batch.partial);
         state.files = batch.rows;
         self.publish(&mut state);
+        let generation = state.published.generation();
+        for (node, words) in &words {
+            state.elsewhere.await_on(node, &words.leaving, generation);
+        }
         let problems = state.index.problems();
         for problem in problems.iter().filter(|problem| !state.problems.contains(problem)) {
             tracing::error!("{problem}");
@@ -155,8 +181,11 @@ impl Hub {
     /// Publishes what the index has to say, and wakes the streams if that is something.
     fn publish(&self, state: &mut State) {
         let changes = state.index.flush();
-        tell_left_alone(&mut state.left_alone, &changes);
+        notice::tell_left_alone(&mut state.left_alone, &changes, &self.told);
         state.published.apply(changes);
+        for remark in state.index.remarks() {
+            self.tell(remark.into());
+        }
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.workloads.set(gauge(state.index.workload_count()));
         self.metrics.services.set(gauge(state.index.service_count()));
@@ -167,6 +196,7 @@ impl Hub {
     /// An agent's reports. What does not count is said in the log.
     pub(super) fn report(&self, node: &str, reports: Vec<(Uid, Report, String)>) {
         let mut state = self.state();
+        state.agents.entry(node.into()).or_default().heard += 1;
         let mut left = Vec::new();
         for (uid, report, reason) in reports {
             // A newer word on the workload: what it waits for is settled by that.
@@ -192,28 +222,95 @@ impl Hub {
         self.captures_changed.notify_one();
     }
 
-    /// Tells people something, in the log and to whoever subscribed.
-    pub fn tell(&self, told: Told) {
-        let Told { node, uid, reason, note, warning } = &told;
-        let pod = uid.as_ref().map(Uid::as_str).unwrap_or_default();
-        match warning {
-            true => tracing::warn!(node, pod, reason, "{note}"),
-            false => tracing::info!(node, pod, reason, "{note}"),
-        }
-        // Nobody writes it down: the log has it.
-        let _unheard = self.told.send(told);
+    /// The NetworkPolicies that cut tunnels; nothing if that cannot be different from what the last call returned.
+    pub fn cuts_if_touched(&self) -> Option<Vec<Cut>> {
+        self.state().index.cuts_if_touched()
     }
 
-    /// What people are told from now on.
-    pub fn all_told(&self) -> broadcast::Receiver<Told> {
-        self.told.subscribe()
+    /// Looks for labelled pods on nodes without an agent, and tells of those that have waited for one too long. To be called
+    /// every now and then.
+    pub fn look_for_agentless(&self, now: Instant) {
+        let mut state = self.state();
+        let State { index, streams, agentless, .. } = &mut *state;
+        let served: BTreeSet<&str> = streams.values().map(|stream| stream.node.as_str()).collect();
+        let told = agentless.look(index.never_captured(), |node| served.contains(node), now);
+        told.into_iter().for_each(|told| self.tell(told));
+    }
+
+    /// Nodes whose agents have streams to other replicas.
+    pub fn set_served_elsewhere(&self, nodes: BTreeSet<String>) {
+        self.state().agentless.served_elsewhere = nodes;
     }
 
     /// The mesh is leaving, and a node's agent has let go of everything.
     pub(super) fn left(&self, node: &str) {
         tracing::info!(node, "the node has let go of everything");
-        self.state().agents.entry(node.into()).or_default().left = true;
+        let mut state = self.state();
+        let agent = state.agents.entry(node.into()).or_default();
+        agent.left = true;
+        agent.heard += 1;
+        drop(state);
         self.captures_changed.notify_one();
+    }
+
+    /// What a node's agent said to another replica, from there: it counts as if it had been said here.
+    pub fn adopt(&self, node: &str, words: &Words) {
+        let mut state = self.state();
+        adopt(&mut state.index, node, words);
+        self.publish(&mut state);
+        let generation = state.published.generation();
+        state.elsewhere.await_on(node, &words.leaving, generation);
+        drop(state);
+        self.acknowledged_changed.notify_one();
+    }
+
+    /// The other replicas that are alive, and the withdrawals that all of their agents know.
+    pub fn set_others(&self, others: BTreeMap<String, HashSet<Uid>>) {
+        let mut state = self.state();
+        state.elsewhere.set(others);
+        release(&mut state);
+    }
+
+    /// The withdrawals for which agents of other replicas wait, and which all agents here know.
+    pub fn acknowledged(&self) -> Vec<Uid> {
+        self.state().acknowledged()
+    }
+
+    /// Returns when [`Self::acknowledged`] may have changed since the last call returned.
+    pub async fn acknowledged_changed(&self) {
+        self.acknowledged_changed.notified().await;
+    }
+
+    /// Every node whose agent has come here since the start, and what it said of pods that are there.
+    pub fn node_rows(&self) -> Vec<NodeRow> {
+        let state = self.state();
+        let row = |(node, agent): (&String, &Agent)| {
+            let row = NodeRow {
+                node: node.clone(),
+                connected: state.streams.values().any(|stream| stream.node == *node),
+                version: agent.version.clone(),
+                left: agent.left,
+                heard: agent.heard,
+                words: Words::default(),
+            };
+            (node.clone(), row)
+        };
+        let mut rows: BTreeMap<String, NodeRow> = state.agents.iter().map(row).collect();
+        for (uid, node, word) in state.index.captures().all() {
+            let Some(row) = rows.get_mut(node) else { continue };
+            if state.index.workload(uid).is_some_and(|workload| *workload.node == *node) {
+                match word {
+                    Word::Captured => row.words.captured.push(uid.clone()),
+                    Word::Withdrawn => row.words.withdrawn.push(uid.clone()),
+                }
+            }
+        }
+        for leaving in &state.leaving {
+            if let Some(row) = rows.get_mut(&leaving.node) {
+                row.words.leaving.push(leaving.uid.clone());
+            }
+        }
+        rows.into_values().collect()
     }
 
     /// The nodes that have let go of everything.
@@ -222,9 +319,25 @@ impl Hub {
         state.agents.iter().filter(|(_, agent)| agent.left).map(|(node, _)| node.clone()).collect()
     }
 
-    /// Whether a pod on the node runs as the identity.
+    /// Whether a pod on the node runs as the identity, and its service account is there.
     pub fn may_have(&self, node: &str, identity: &Identity) -> Result<(), NotOnNode> {
-        self.state().index.may_have(node, identity)
+        let state = self.state();
+        let account = (identity.namespace().to_owned(), identity.service_account().to_owned());
+        if state.accounts.as_ref().is_some_and(|accounts| !accounts.contains(&account)) {
+            return Err(NotOnNode { node: node.into(), identity: identity.clone(), no_account: true });
+        }
+        state.index.may_have(node, identity)
+    }
+
+    /// A service account is there, or gone. Once one was, no other has certificates.
+    pub fn account(&self, namespace: &str, name: &str, there: bool) {
+        let account = (namespace.to_owned(), name.to_owned());
+        let mut state = self.state();
+        let accounts = state.accounts.get_or_insert_default();
+        match there {
+            true => accounts.insert(account),
+            false => accounts.remove(&account),
+        };
     }
 
     /// What agents reported so far.
@@ -256,10 +369,18 @@ impl Hub {
         state.last_stream += 1;
         let id = state.last_stream;
         let wake = Arc::new(Notify::new());
-        let stream = Stream { node: hello.node.clone(), acked: 0, released: Vec::new(), wake: wake.clone() };
+        let (node, released) = (hello.node.clone(), Vec::new());
+        let stream = Stream { node, acked: 0, released, is_over: false, wake: wake.clone() };
+        end_oldest(&mut state.streams, &stream.node);
         state.streams.insert(id, stream);
-        state.agents.entry(hello.node.clone()).or_default().version = hello.agent_version.clone();
+        let agent = state.agents.entry(hello.node.clone()).or_default();
+        agent.version = hello.agent_version.clone();
+        // It says so again if that is still so.
+        agent.left = false;
+        agent.heard += 1;
         self.metrics.agents_connected.set(i64::try_from(state.streams.len()).unwrap_or(i64::MAX));
+        drop(state);
+        self.captures_changed.notify_one();
         Ok((Place { hub: self.clone(), id, wake, sent: Version::default() }, session))
     }
 
@@ -280,6 +401,7 @@ impl Hub {
                 connected: streams().next().is_some(),
                 version: Some(agent.version.clone()).filter(|version| !version.is_empty()),
                 acked: agent.acked.map(|version| version.to_string()),
+                refused: agent.refused.clone(),
                 behind: streams().map(|stream| newest.saturating_sub(stream.acked)).max().unwrap_or(0),
             }
         };
@@ -294,84 +416,15 @@ impl Hub {
     }
 }
 
-impl Place {
-    /// The next thing to say on this stream.
-    pub(super) fn next(&mut self, session: &mut Session) -> Option<proto::Delta> {
-        let mut state = self.hub.state();
-        // What an ack has just confirmed is the delta sent before.
-        note(&mut state, self.id, session.acked(), self.sent);
-        let delta = session.next(&state.published);
-        // Nothing to say and nothing refused: the agent has the newest, however it came by it.
-        if delta.is_some() || session.acked() == state.published.generation() {
-            self.sent = state.published.version();
-        }
-        note(&mut state, self.id, session.acked(), self.sent);
-        delta
-    }
-
-    /// Takes what this stream's agent is to be told as released.
-    pub(super) fn released(&self) -> Vec<Uid> {
-        let mut state = self.hub.state();
-        state.streams.get_mut(&self.id).map(|stream| std::mem::take(&mut stream.released)).unwrap_or_default()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.hub.state();
-        state.streams.remove(&self.id);
-        // One agent fewer to wait for.
-        release(&mut state);
-        self.hub.metrics.agents_connected.set(i64::try_from(state.streams.len()).unwrap_or(i64::MAX));
-    }
-}
-
-/// Says once of each labelled pod that it is left alone, and why.
-fn tell_left_alone(told: &mut BTreeMap<Uid, Reason>, changes: &[Change]) {
-    for change in changes {
-        match change {
-            Change::Workload(workload) => match workload.left_alone {
-                Some(reason) if told.insert(workload.uid.clone(), reason) != Some(reason) => {
-                    let (namespace, name) = (&workload.namespace, &workload.name);
-                    tracing::warn!(%namespace, %name, %reason, "a labelled pod is not captured");
-                }
-                Some(_) => {}
-                None => drop(told.remove(&workload.uid)),
-            },
-            Change::WorkloadRemoved(uid) => drop(told.remove(uid)),
-            Change::Service(_)
-            | Change::ServiceRemoved(_)
-            | Change::Mesh(_)
-            | Change::MeshRemoved
-            | Change::Node(_)
-            | Change::NodeRemoved(_) => {}
-        }
-    }
-}
-
-/// Books what a stream's agent has, and what follows from it.
-fn note(state: &mut State, id: u64, acked: u64, version: Version) {
-    let Some(stream) = state.streams.get_mut(&id) else { return };
-    if stream.acked == acked {
-        return;
-    }
-    stream.acked = acked;
-    let node = stream.node.clone();
-    state.agents.entry(node).or_default().acked = Some(version);
-    release(state);
-}
-
-/// Releases what every connected agent knows to be withdrawn.
-fn release(state: &mut State) {
-    let acked = state.streams.values().map(|stream| stream.acked).min().unwrap_or(u64::MAX);
-    let (released, waiting): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut state.leaving).into_iter().partition(|leaving| leaving.since <= acked);
-    state.leaving = waiting;
-    for leaving in released {
-        // Its agent has no stream: it says so again when it is back.
-        for stream in state.streams.values_mut().filter(|stream| stream.node == leaving.node) {
-            stream.released.push(leaving.uid.clone());
-            stream.wake.notify_one();
+/// Takes a node's words from elsewhere. A word on a pod that was never captured here is still that it was, and is no more.
+fn adopt(index: &mut Index, node: &str, words: &Words) {
+    let steps = words.captured.iter().map(|uid| (uid, [Report::Captured].as_slice()));
+    let withdrawn = words.withdrawn.iter().map(|uid| (uid, [Report::Captured, Report::Gone].as_slice()));
+    for (uid, reports) in steps.chain(withdrawn) {
+        for report in reports {
+            if let Err(error) = index.report(node, uid, *report) {
+                tracing::debug!(%error, "ignoring a NodeState's word");
+            }
         }
     }
 }

@@ -62,7 +62,8 @@ impl Stream {
     async fn exchange(&mut self) -> Result<(), Option<Status>> {
         let mut retry = Retry { wait: RETRY, at: None };
         loop {
-            if let Some(delta) = self.place.next(&mut self.session) {
+            let behind = |error: ProtocolError| Some(Status::aborted(error.to_string()));
+            if let Some(delta) = self.place.next(&mut self.session).map_err(behind)? {
                 self.hub.metrics().pushes.inc();
                 self.say(Say::Delta(delta)).await.map_err(|Unread| None)?;
             }
@@ -79,6 +80,9 @@ impl Stream {
                 // The hub goes last: it cannot be closed while this stream has a share in it.
                 _ = self.generations.changed() => {}
                 () = self.place.wake.notified() => {
+                    if self.place.is_over() {
+                        return Err(Some(Status::aborted("this node's agent has newer streams")));
+                    }
                     let uids: Vec<_> =
                         self.place.released().iter().map(|uid| uid.as_str().to_owned()).collect();
                     if !uids.is_empty() {
@@ -113,6 +117,7 @@ impl Stream {
                 self.session.nack(nack.nonce, &nack.refused).map_err(broken)?;
                 self.hub.metrics().nacks.inc();
                 tracing::warn!(node = self.node, error = nack.error, "the agent refused an update");
+                self.place.refused(&nack.error);
                 retry.at = Some(Instant::now() + retry.wait);
                 retry.wait = (retry.wait * 2).min(RETRY_MOST);
             }

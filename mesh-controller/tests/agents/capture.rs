@@ -178,6 +178,23 @@ async fn an_update_that_an_agent_refused_is_said_again_and_holds_up_releases_unt
     assert_eq!(two.tunnel("uid-web"), Some(Tunnel::Hbone));
     assert!(!one.is_released("uid-web"));
     assert!(lab.metrics("/metrics").await.contains("weft_controller_nacks_total 1"));
+    let status = lab.admin("/v1/status").await;
+    assert!(status.contains(r#""refused":"a map is full""#), "{status}");
     two.has_tunnel("uid-web", Tunnel::Withdrawn).await;
     eventually("the release", || one.is_released("uid-web").then_some(()).ok_or(two.client.status())).await;
+    let status = lab.admin("/v1/status").await;
+    assert!(!status.contains("a map is full"), "over once all is acknowledged: {status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_opens_stream_after_stream_keeps_four() {
+    let lab = shop().await;
+    let agents: Vec<_> = (0..5).map(|_| lab.agent("one")).collect();
+    eventually("one of them to be sent away", || {
+        let errors: Vec<_> = agents.iter().flat_map(|agent| agent.errors()).collect();
+        errors.iter().any(|error| error.contains("newer streams")).then_some(()).ok_or(errors)
+    })
+    .await;
+    // Somebody else is not concerned.
+    lab.agent("two").whole().await;
 }

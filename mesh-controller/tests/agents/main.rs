@@ -4,6 +4,7 @@
 
 mod lab;
 
+mod authority;
 mod capture;
 mod files;
 mod restart;

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! not TCP, or the agent ─▶ pass
+//! kubelet, in the host's namespace ─▶ note that on the socket
 //! whose socket? namespace cookie, else the cgroups above the process ─▶ verdict::connect
+//!   excluded by the operator ─▶ pass
 //!   capture ─▶ service without endpoint: refuse
 //!            ─▶ note what was dialled on the socket, dial the pod's own address, one of the capture ports
 //! ```
@@ -11,6 +13,7 @@
 //! (a kernel thread in the root cgroup) make no difference. Not seen here: SOCK_RAW, and UDP on purpose.
 
 use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
     bpf_set_retval,
@@ -18,9 +21,15 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
-use mesh_common::{Addr, CapturePorts, CgroupEntry, Counter, PodEntry, Refusal, ServiceKey16, SockNote};
+use mesh_common::{
+    Addr, CapturePorts, CgroupEntry, Counter, PodEntry, Refusal, ServiceKey16, ServiceState, Settings,
+    SockNote,
+};
 
-use crate::maps::{ADDRS, CGROUPS, NOTES, PODS, SELF, SERVICES, SETTINGS, counted, refused};
+use crate::maps::{
+    ADDRS, CGROUPS, EXCLUDED_NETS, EXCLUDED_PORTS, KUBELET, NOTES, PODS, SELF, SERVICES, SETTINGS, counted,
+    refused,
+};
 use crate::verdict::{self, Connect, Owner};
 
 const IPPROTO_TCP: u32 = 6;
@@ -108,11 +117,16 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u32) -> Outcome {
         Some(pod) => Owner::Pod(pod.state),
         None => owner_by_cgroup(cookie, settings.host_cookie),
     };
-    match verdict::connect(owner, &dialled, settings.allow_unknown != 0, settings.world_complete != 0) {
+    if cookie == settings.host_cookie {
+        note_kubelet(ctx, cgroup, dialled, port);
+    }
+    let excluded = verdict::heeds_exclusions(owner) && is_excluded(settings, dialled, port);
+    let (allow_unknown, complete) = (settings.allow_unknown != 0, settings.world_complete != 0);
+    match verdict::connect(owner, &dialled, excluded, allow_unknown, complete) {
         Connect::Refuse(refusal) => Outcome::Refuse(refusal),
         Connect::Pass => {
             // A socket that was redirected before and now dials elsewhere must not answer with the old address.
-            if matches!(owner, Owner::Pod(PodEntry::STATE_CAPTURED)) {
+            if verdict::heeds_exclusions(owner) {
                 forget(ctx);
             }
             Outcome::Pass
@@ -123,6 +137,32 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u32) -> Outcome {
             None => Outcome::Refuse(Refusal::ForeignNetns),
         },
     }
+}
+
+/// Kubelet is who runs in kubelet's cgroup *and* whose socket is of the host's namespace: a pod can have neither. The note
+/// is for `sockops`, which has no process to ask. Without room for it kubelet is anybody from outside.
+#[inline(always)]
+fn note_kubelet(ctx: &SockAddrContext, cgroup: u64, dialled: Addr, port: u32) {
+    // SAFETY: values of this map are never changed in place.
+    if unsafe { KUBELET.get(cgroup) }.is_none() {
+        return;
+    }
+    let mut note = SockNote { addr: dialled, port, kind: SockNote::KUBELET };
+    // SAFETY: the storage is the calling socket's own, which is locked for the duration of connect(2).
+    if let Some(stored) = unsafe { NOTES.get_or_insert_ptr_mut(ctx, Some(&mut note)).as_mut() } {
+        *stored = note;
+    }
+}
+
+/// Whether the operator took the destination out of the mesh.
+#[inline(always)]
+fn is_excluded(settings: &Settings, dialled: Addr, port: u32) -> bool {
+    // SAFETY: values of this map are never changed in place.
+    if settings.exclusions & Settings::EXCLUDED_PORTS != 0 && unsafe { EXCLUDED_PORTS.get(port) }.is_some() {
+        return true;
+    }
+    settings.exclusions & Settings::EXCLUDED_NETS != 0
+        && EXCLUDED_NETS.get(&Key::new(128, dialled)).is_some_and(|excluded| *excluded != 0)
 }
 
 /// Walks down the cgroups that hold the process. The pod's cgroup lies below kubelet's, so it is found later and wins.
@@ -181,8 +221,9 @@ fn capture(ctx: &SockAddrContext, pod: &PodEntry, cookie: u64, dialled: Addr, po
 fn service_refusal(dialled: Addr, port: u32) -> Option<Refusal> {
     // SAFETY: as for PODS.
     match unsafe { SERVICES.get(ServiceKey16 { addr: dialled, port }) } {
-        Some(state) if state.no_endpoint != 0 => Some(Refusal::NoEndpoint),
-        Some(_) => None,
+        Some(ServiceState { no_endpoint: 0 }) => None,
+        Some(ServiceState { no_endpoint: ServiceState::NONE_HERE }) => Some(Refusal::NoLocalEndpoint),
+        Some(_) => Some(Refusal::NoEndpoint),
         // SAFETY: as for PODS.
         None => {
             unsafe { SERVICES.get(ServiceKey16 { addr: dialled, port: 0 }) }.map(|_| Refusal::NoServicePort)

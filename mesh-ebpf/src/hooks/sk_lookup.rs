@@ -1,7 +1,7 @@
 //! `sk_lookup`, attached to every captured pod's network namespace: a new connection arrives.
 //!
 //! ```text
-//! from outside ─▶ 15008: HBONE listener │ anything else: plaintext listener
+//! from outside ─▶ 15008: HBONE listener │ anything else: the application, with a note of kubelet's │ plaintext listener
 //! from the pod itself ─▶ a capture port, with a note: outbound listener │ the application
 //! from loopback or 100::/64 to the pod's own address ─▶ the application, if it is a delivery of the agent's
 //! to 100::/64 ─▶ nobody
@@ -13,9 +13,9 @@ use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use aya_log_ebpf::debug;
-use mesh_common::{Addr, Counter, DeliveryKey, ListenerKey, NoteKey, Refusal};
+use mesh_common::{Addr, Counter, DeliveryKey, ListenerKey, NoteKey, ProbeKey, Refusal};
 
-use crate::maps::{ADDRS, DELIVERY, LISTENERS, ORIGINALS, counted, refused};
+use crate::maps::{ADDRS, DELIVERY, LISTENERS, ORIGINALS, PROBES, counted, refused};
 use crate::verdict::{self, Arrival};
 
 const IPPROTO_TCP: u32 = 6;
@@ -54,11 +54,18 @@ fn judge(ctx: &SkLookupContext) -> Result<(), Refusal> {
         Arrival::Drop(refusal) => Err(refusal),
         Arrival::Listener(kind) => {
             steer(ctx, local, kind)?;
-            counted(if kind == ListenerKey::HBONE {
-                Counter::SteeredHbone
-            } else {
-                Counter::SteeredPlaintext
-            });
+            counted(Counter::SteeredHbone);
+            Ok(())
+        }
+        Arrival::Outside => {
+            let key = ProbeKey { src: remote, dst: local, src_port: remote_port, dst_port: local_port };
+            match PROBES.get_ptr(key) {
+                Some(_) => counted(Counter::Probed),
+                None => {
+                    steer(ctx, local, ListenerKey::PLAINTEXT)?;
+                    counted(Counter::SteeredPlaintext);
+                }
+            }
             Ok(())
         }
         Arrival::NotedClient => {

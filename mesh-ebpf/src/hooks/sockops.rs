@@ -4,6 +4,7 @@
 //! TCP_CONNECT (port known, SYN not sent)      PASSIVE_ESTABLISHED (other end)
 //!   client: DIALLED  ─▶ mesh_originals ─────▶ agent's accepted socket: ORIGINAL
 //!   agent:  DELIVERS ─▶ mesh_delivery ──────▶ application's accepted socket: CLIENT
+//!   kubelet: KUBELET ─▶ mesh_probes           (sk_lookup asks there; gone with kubelet's socket)
 //! ```
 //!
 //! A client's note is never removed at its close: who connects, writes and closes would lose it before a busy agent
@@ -17,9 +18,11 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_storage_get};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
-use mesh_common::{Addr, CapturePorts, Counter, DeliveryKey, Endpoint16, NoteKey, Refusal, SockNote};
+use mesh_common::{
+    Addr, CapturePorts, Counter, DeliveryKey, Endpoint16, NoteKey, ProbeKey, Refusal, SockNote,
+};
 
-use crate::maps::{DELIVERY, NOTES, ORIGINALS, counted, refused};
+use crate::maps::{ADDRS, DELIVERY, NOTES, ORIGINALS, PROBES, counted, refused};
 
 const AF_INET: u32 = 2;
 /// The program's answer is not read for these callbacks.
@@ -87,6 +90,12 @@ fn delivery_key(agent: Endpoint16, application: Endpoint16) -> DeliveryKey {
 }
 
 #[inline(always)]
+fn probe_key(ends: &Ends) -> ProbeKey {
+    let Ends { local, remote } = ends;
+    ProbeKey { src: local.addr, dst: remote.addr, src_port: local.port, dst_port: remote.port }
+}
+
+#[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
     let ends = ends(ctx);
     let Some(stored) = storage(ctx) else { return disown(ctx, &ends) };
@@ -108,6 +117,7 @@ fn connecting(ctx: &SockOpsContext) {
             let _flags = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
             DELIVERY.insert(delivery_key(ends.local, ends.remote), value, 0)
         }
+        SockNote::KUBELET => return probing(ctx, &ends),
         _ => Ok(()),
     };
     if filed.is_err() {
@@ -121,8 +131,20 @@ fn connecting(ctx: &SockOpsContext) {
     }
 }
 
+/// Kubelet dials: what goes to a captured pod of this node is noted, for as long as the socket is open. Without its note
+/// it is a connection from outside the mesh like any other.
+#[inline(always)]
+fn probing(ctx: &SockOpsContext, ends: &Ends) {
+    // SAFETY: values of this map are replaced whole.
+    if unsafe { ADDRS.get(ends.remote.addr) }.is_some() {
+        let _flags = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        let _as_from_outside = PROBES.insert(probe_key(ends), 1, 0);
+    }
+}
+
 /// A connection that was not redirected inherits no note: who dials a capture port from a source port of an earlier
-/// connection gets nowhere.
+/// connection gets nowhere, and nobody is kubelet because kubelet had the port before (its note goes with its socket, but
+/// not while this program is detached).
 #[inline(always)]
 fn disown(ctx: &SockOpsContext, ends: &Ends) {
     if CapturePorts::holds(ends.remote.port) {
@@ -133,6 +155,11 @@ fn disown(ctx: &SockOpsContext, ends: &Ends) {
             capture_port: ends.remote.port,
         };
         let _there_was_none = ORIGINALS.remove(key);
+        return;
+    }
+    // SAFETY: values of this map are replaced whole.
+    if unsafe { ADDRS.get(ends.remote.addr) }.is_some() {
+        let _there_was_none = PROBES.remove(probe_key(ends));
     }
 }
 
@@ -168,13 +195,19 @@ fn accepted(ctx: &SockOpsContext) {
     }
 }
 
-/// A delivery that never reached an application leaves no note behind.
+/// A delivery that never reached an application leaves no note behind, and no connection of kubelet's outlives its note.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
     // SAFETY: not null, and of the socket that this callback is about.
-    if storage(ctx).is_some_and(|note| unsafe { (*note).kind } == SockNote::DELIVERS) {
-        let ends = ends(ctx);
-        let _handed_over = DELIVERY.remove(delivery_key(ends.local, ends.remote));
+    match storage(ctx).map(|note| unsafe { (*note).kind }) {
+        Some(SockNote::DELIVERS) => {
+            let ends = ends(ctx);
+            let _handed_over = DELIVERY.remove(delivery_key(ends.local, ends.remote));
+        }
+        Some(SockNote::KUBELET) => {
+            let _evicted = PROBES.remove(probe_key(&ends(ctx)));
+        }
+        _ => {}
     }
 }
 

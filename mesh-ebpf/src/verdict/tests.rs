@@ -21,7 +21,27 @@ fn only_who_is_no_pod_or_excluded_connects_as_dialled() {
         (Owner::Unknown, true, true, Pass),
         (Owner::Foreign, true, true, Refuse(Refusal::ForeignNetns)),
     ] {
-        assert_eq!(connect(owner, &PEER, allow_unknown, complete), expected, "{owner:?}");
+        assert_eq!(connect(owner, &PEER, false, allow_unknown, complete), expected, "{owner:?}");
+    }
+}
+
+#[test]
+fn what_is_excluded_passes_for_who_is_or_will_be_captured_and_for_nobody_else() {
+    for (owner, heeds) in [
+        (CAPTURED, true),
+        (PENDING, true),
+        (EXCLUDED, false),
+        (Owner::Pod(77), false),
+        (Owner::Unknown, false),
+        (Owner::Foreign, false),
+        (Owner::Nobody, false),
+    ] {
+        assert_eq!(heeds_exclusions(owner), heeds, "{owner:?}");
+        for complete in [false, true] {
+            let without = connect(owner, &PEER, false, false, complete);
+            let expected = if heeds { Connect::Pass } else { without };
+            assert_eq!(connect(owner, &PEER, true, false, complete), expected, "{owner:?}");
+        }
     }
 }
 
@@ -45,7 +65,7 @@ fn what_stays_in_the_pod_or_on_its_link_passes_for_everybody() {
         v6(1, 0xfe),
     ] {
         for owner in [CAPTURED, PENDING, Owner::Unknown, Owner::Foreign] {
-            assert_eq!(connect(owner, &destination, false, false), Connect::Pass, "{destination:?}");
+            assert_eq!(connect(owner, &destination, false, false, false), Connect::Pass, "{destination:?}");
         }
     }
 }
@@ -59,12 +79,12 @@ fn a_socket_of_another_namespace_in_a_captured_pods_cgroup_is_foreign() {
 
 #[test]
 fn what_arrives_goes_to_the_agent_unless_the_agent_or_the_pod_sent_it() {
-    use Arrival::{Application, Drop, Listener, NotedClient, NotedDelivery};
+    use Arrival::{Application, Drop, Listener, NotedClient, NotedDelivery, Outside};
     let loopback = Addr::v4([127, 0, 0, 1]);
     let [delivery, beside] =
         [0, 1].map(|fourth| Addr::v6([1, 0, 0, 0, 0, 0, 0, fourth, 0, 0, 0, 0, 0, 0, 0, 1]));
     for (state, remote, port, expected) in [
-        (AddrEntry::CAPTURED, PEER, 80, Listener(ListenerKey::PLAINTEXT)),
+        (AddrEntry::CAPTURED, PEER, 80, Outside),
         (AddrEntry::LEAVING, PEER, 80, Application),
         (AddrEntry::CAPTURED, PEER, 15008, Listener(ListenerKey::HBONE)),
         (AddrEntry::LEAVING, PEER, 15008, Listener(ListenerKey::HBONE)),
@@ -75,7 +95,7 @@ fn what_arrives_goes_to_the_agent_unless_the_agent_or_the_pod_sent_it() {
         (AddrEntry::CAPTURED, OWN, CapturePorts::FIRST, NotedClient),
         (AddrEntry::CAPTURED, PEER, CapturePorts::LAST, NotedClient),
         (AddrEntry::LEAVING, loopback, CapturePorts::LAST, NotedClient),
-        (AddrEntry::CAPTURED, PEER, CapturePorts::LAST + 1, Listener(ListenerKey::PLAINTEXT)),
+        (AddrEntry::CAPTURED, PEER, CapturePorts::LAST + 1, Outside),
         (AddrEntry::CAPTURED, OWN, 15006, Drop(Refusal::AgentPort)),
         (AddrEntry::CAPTURED, OWN, 15008, Drop(Refusal::AgentPort)),
         (AddrEntry::CAPTURED, OWN, 80, Application),
@@ -85,7 +105,7 @@ fn what_arrives_goes_to_the_agent_unless_the_agent_or_the_pod_sent_it() {
         (AddrEntry::CAPTURED, delivery, 80, NotedDelivery),
         (AddrEntry::LEAVING, delivery, 80, NotedDelivery),
         (AddrEntry::CAPTURED, delivery, 15008, Drop(Refusal::AgentPort)),
-        (AddrEntry::CAPTURED, beside, 80, Listener(ListenerKey::PLAINTEXT)),
+        (AddrEntry::CAPTURED, beside, 80, Outside),
     ] {
         assert_eq!(arrival(state, &remote, &OWN, port), expected, "{remote:?} -> :{port}");
     }

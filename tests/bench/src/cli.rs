@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::works::{PATHS, Path, WORKS, Work};
 
-/// Measures the mesh against no mesh: the same programs, the same links, the same run.
+/// Measures the mesh: against no mesh, with the same programs, links and run; and its control plane.
 #[derive(Debug, Parser)]
 #[command(
     name = "weft-bench",
@@ -24,6 +24,49 @@ pub struct Cli {
 pub enum Suite {
     /// Throughput, requests, connections and HTTP through captured pods, and the agents' CPU and memory
     Datapath(Options),
+    /// One controller and simulated agents: memory, CPU, bytes, and how long a change takes
+    Control(ControlOptions),
+    /// One agent in a process of its own; `control` starts it
+    #[command(hide = true)]
+    ControlAgent(AgentOptions),
+}
+
+/// How the control plane is measured.
+#[derive(Clone, Debug, Args)]
+pub struct ControlOptions {
+    /// Fifty changes of each size instead of three hundred
+    #[arg(long)]
+    pub short: bool,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Pods of the mesh, one run for each
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1_000, 10_000], value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    pub workloads: Vec<u32>,
+}
+
+/// Where an agent finds its controller.
+#[derive(Clone, Debug, Args)]
+pub struct AgentOptions {
+    /// The controller
+    #[arg(long, value_name = "HOST:PORT")]
+    pub controller: String,
+    /// Its root certificate
+    #[arg(long, value_name = "FILE")]
+    pub roots: PathBuf,
+    /// The node's token
+    #[arg(long, value_name = "FILE")]
+    pub token: PathBuf,
+    /// The node
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+}
+
+impl ControlOptions {
+    /// Changes of each size.
+    pub fn change_count(&self) -> u32 {
+        if self.short { 50 } else { 300 }
+    }
 }
 
 /// How it is measured.

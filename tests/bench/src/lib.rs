@@ -1,4 +1,5 @@
-//! The bench of the data path: the same programs on the same links with the mesh and without, in the same run.
+//! The benches. Of the data path: the same programs on the same links with the mesh and without, in the same run. Of the
+//! control plane ([`control`]): one controller, simulated agents.
 //!
 //! ```text
 //!   weft-bench ─▶ stage (lab, pods, servers) ─▶ for each path and work: round 1 direct, weft, (yardstick), round 2 …
@@ -11,6 +12,7 @@
 //! Not here: a verdict. What is fast enough is for the reader, or for the issue that sets a bar.
 
 pub mod cli;
+pub mod control;
 pub mod cpu;
 pub mod datapath;
 pub mod load;

@@ -5,11 +5,16 @@
 //! test, and ways to look at the mesh from outside: the wire's SYNs, the agents' tables and their memory.
 
 pub mod cast;
+pub mod cold;
 pub mod conversation;
 pub mod hammer;
 pub mod held;
+pub mod home;
+pub mod kept;
 pub mod memory;
 pub mod openssl;
 pub mod report;
 pub mod seen;
+pub mod services;
+pub mod socket_lb;
 pub mod words;

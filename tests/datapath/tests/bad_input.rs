@@ -85,6 +85,7 @@ impl Stuff {
             ("--token-file", token),
             ("--root-cert", self.path("state/root.pem")),
             ("--state-dir", self.path("agent-state")),
+            ("--cache-dir", self.path("agent-cache")),
             ("--cgroup", self.cgroup.display().to_string()),
             ("--bpffs", self.bpffs.display().to_string()),
             ("--host-netns", self.host_netns.display().to_string()),

@@ -4,12 +4,14 @@
 //! as everybody's, and the agent is there first.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use datapath::cold::forget_agent;
 use datapath::held::Held;
 use lab::row::Table;
 use lab::{Lab, Pod, eventually, programs};
@@ -105,19 +107,94 @@ fn come_up(lab: &Lab, driver: &str) -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_controllers_own_pod_comes_to_a_node_whose_agent_knows_nothing() {
+    const NAME: &str = "the_controllers_own_pod_comes_to_a_node_whose_agent_knows_nothing";
+    if !lab::ready(NAME) {
+        return;
+    }
+    Lab::builder().node("a").systemd_cgroups().run(|lab| {
+        let mut table = Table::new(NAME);
+        make_cold(lab)?;
+        // Its next pod gets its address, as a Service's would stay.
+        let gone = lab.controller().pod().clone();
+        gone.delete()?;
+        lab.namespace("shop").captured()?;
+        let web = lab.pod("shop/web").service_account("web").start()?;
+        let _echo = programs::peer(&web, "echo", PORT, &[])?;
+        let client = lab.pod("shop/client").service_account("client").start()?;
+        let dns = lab.pod("kube-system/dns").start()?;
+        let _banner = programs::peer(&dns, "banner", PORT, &[])?;
+        let to_dns = SocketAddr::new(dns.v4().into(), PORT);
+        let to_web = SocketAddr::new(web.v4().into(), PORT);
+        lab.agent("a").launch()?;
+        eventually(HOOKS, || refused(&client, to_web))?;
+        table.row("a pod of the controller's namespace dials as its first instruction", || {
+            // As the controller does: the API server, and the name of it before.
+            first_instruction(lab, "weft-system/another", to_dns)
+        });
+        table.row("so does the DNS server, to whom it asks", || {
+            eventually(STEP, || match dns.connect(to_web, STEP) {
+                Ok(Ok(_)) => Ok(String::new()),
+                other => Err(format!("{other:?}")),
+            })
+        });
+        table.row("one of another namespace is still refused", || {
+            let pod = lab.pod("weft-systems/look-alike").start()?;
+            eventually(STEP, || refused(&pod, to_dns))?;
+            pod.delete().map(|()| String::new())
+        });
+        let start = Instant::now();
+        let scheduled = lab.pod("weft-system/weft-controller-1").service_account("weft-controller");
+        let scheduled = scheduled.addresses_of(&gone).schedule()?;
+        let (pod, _process) = scheduled.launch(controller(lab)?)?;
+        table.row(
+            "its pod is made while the agent knows nobody: it comes up, and the agent finds it",
+            || {
+                lab.agent("a").await_ready()?;
+                lab.await_excluded(&pod)?;
+                Ok(format!("after {:.1?}", start.elapsed()))
+            },
+        );
+        table.row("labelled pods are captured", || {
+            for pod in [&client, &web] {
+                lab.await_captured(pod)?;
+            }
+            let mut held =
+                eventually(UP, || Held::open(&client, to_web).map_err(|error| format!("{error:#}")))?;
+            held.ensure_mtls(lab.agent("a"))?;
+            held.speak()?;
+            Ok(format!("mtls after {:.1?}", start.elapsed()))
+        });
+        table.finish();
+        Ok(())
+    });
+}
+
+/// The controller as the lab starts it, in a pod of the test's own.
+fn controller(lab: &Lab) -> Result<Vec<OsString>> {
+    let directory = lab.place().dir().join("controller");
+    let state = lab.controller().root_cert();
+    let flags: [(&str, OsString); 7] = [
+        ("--dir", lab.place().objects().into()),
+        ("--listen", "[::]:15010".into()),
+        ("--trust-domain", lab::TRUST_DOMAIN.into()),
+        ("--state-dir", state.parent().context("the root's directory")?.into()),
+        ("--agent-tokens", directory.join("tokens").into()),
+        ("--admin-socket", lab.controller().admin_socket().into()),
+        ("--metrics-listen", "[::]:15020".into()),
+    ];
+    let flags = flags.into_iter().flat_map(|(flag, value)| [flag.into(), value]);
+    Ok([lab::binary("mesh-controller")?.into()].into_iter().chain(flags).collect())
+}
+
 /// As after a boot: the mesh's processes, pins and state are gone.
 fn make_cold(lab: &Lab) -> Result<()> {
-    let agent = lab.agent("a");
-    agent.kill();
     lab.controller().kill();
-    let node = lab.node("a");
-    let bpffs = lab.place().bpffs("a");
-    let program = lab::binary("mesh-agent")?;
-    let reset = [program.as_os_str(), "reset".as_ref(), "--bpffs".as_ref(), bpffs.as_os_str()];
-    node.command(reset)?.run()?.ok()?;
-    ensure!(!bpffs.join("weft").exists(), "pins are left in {}", bpffs.display());
+    forget_agent(lab, "a")?;
     let root = lab.controller().root_cert();
-    for directory in [Some(agent.state_dir()), root.parent()].into_iter().flatten() {
+    let agent = lab.agent("a");
+    for directory in [Some(agent.state_dir()), Some(agent.cache_dir()), root.parent()].into_iter().flatten() {
         forget(directory)?;
     }
     Ok(())

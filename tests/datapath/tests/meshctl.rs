@@ -17,7 +17,7 @@ const PODS: &str = "identity name namespace node reason state uid";
 const CONNECTIONS: &str = "bytes_received bytes_sent direction dst id path security src";
 const SOURCE: &str = "addr identity name namespace";
 const DESTINATION: &str = "addr identity name namespace service";
-const CERTS: &str = "identity issuer last_error not_after not_before serial state";
+const CERTS: &str = "identity issuer last_error next not_after not_before serial state";
 const CHECK: &str = "message name remedy status";
 
 /// `meshctl --socket SOCKET …`

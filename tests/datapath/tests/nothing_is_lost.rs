@@ -207,7 +207,8 @@ fn broken_secrets(table: &mut Table, mesh: &Running<'_>) -> Result<()> {
     table.row("an agent with a wrong token, then the right one", || {
         fs::write(&token, "wrong")?;
         let complaint = mesh.agent_complains(&["token"])?;
-        ensure!(mesh.open().is_err(), "it connects without a world");
+        // It knows the mesh from its cache.
+        mesh.works()?;
         fs::write(&token, &good)?;
         mesh.works_again().map(|()| complaint)
     });

@@ -49,6 +49,17 @@ impl Hand {
         Self::start(lab, |arguments| node.command(arguments))
     }
 
+    /// On the node, in a cgroup of its own below the node's, as a service of the host's.
+    pub fn on_node_in(lab: &Lab, node: &str, cgroup: &str) -> Result<Self> {
+        let node = lab.node(node);
+        let cgroup = node.cgroup().child(cgroup)?;
+        let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.path().display());
+        Self::start(lab, |[program, socket]| {
+            let words = ["sh".into(), "-c".into(), enter, "sh".into()].map(PathBuf::from);
+            node.command(words.into_iter().chain([program, socket]))
+        })
+    }
+
     fn start(lab: &Lab, command: impl FnOnce([PathBuf; 2]) -> Result<Command>) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, Pod};
-use mesh_common::{Counter, ListenerKey, Refusal, Settings, SockNote, maps, programs};
+use mesh_common::{Addr, Counter, ListenerKey, Refusal, Settings, SockNote, maps, programs};
 use socket2::Socket;
 
 use crate::object;
@@ -109,6 +110,13 @@ impl Hooks {
         Ok(program.fd()?.as_fd().try_clone_to_owned()?)
     }
 
+    /// How long a program has run, and how often, while somebody had the kernel measure that.
+    pub fn run_time(&self, name: &str) -> Result<(std::time::Duration, u64)> {
+        let ebpf = self.ebpf.borrow();
+        let info = ebpf.program(name).with_context(|| format!("no program {name}"))?.info()?;
+        Ok((info.run_time(), info.run_count()))
+    }
+
     /// A map's descriptor.
     pub fn map(&self, name: &str) -> Result<OwnedFd> {
         let ebpf = self.ebpf.borrow();
@@ -156,6 +164,21 @@ impl Hooks {
     /// All keys of a hash map.
     pub fn keys<K: Pod, V: Pod>(&self, name: &str) -> Result<Vec<K>> {
         self.with_hash(name, |map: &mut HashMap<_, K, V>| map.keys().collect())
+    }
+
+    /// Excludes a network, or marks one out of a shorter prefix.
+    pub fn exclude(&self, bits: u32, addr: Addr, excluded: bool) -> Result<()> {
+        let mut ebpf = self.ebpf.borrow_mut();
+        let map = ebpf.map_mut(maps::EXCLUDED_NETS).context("no excluded networks")?;
+        let mut map = LpmTrie::<_, Addr, u32>::try_from(map)?;
+        Ok(map.insert(&Key::new(bits, addr), u32::from(excluded), 0)?)
+    }
+
+    /// Takes that back.
+    pub fn include(&self, bits: u32, addr: Addr) -> Result<()> {
+        let mut ebpf = self.ebpf.borrow_mut();
+        let map = ebpf.map_mut(maps::EXCLUDED_NETS).context("no excluded networks")?;
+        Ok(LpmTrie::<_, Addr, u32>::try_from(map)?.remove(&Key::new(bits, addr))?)
     }
 
     /// Replaces the settings.
@@ -217,6 +240,7 @@ impl Hooks {
 fn descriptor(map: &Map) -> Result<OwnedFd> {
     let (Map::Array(data)
     | Map::HashMap(data)
+    | Map::LpmTrie(data)
     | Map::LruHashMap(data)
     | Map::PerCpuArray(data)
     | Map::RingBuf(data)

@@ -89,11 +89,16 @@ impl<'a> Stage<'a> {
 
     /// Says whether the world is complete and whether unknown pods may connect.
     pub fn world(&self, complete: bool, allow_unknown: bool) -> Result<()> {
+        self.settings(complete, allow_unknown, 0)
+    }
+
+    /// The same, and which kinds of exclusions are to be looked up.
+    pub fn settings(&self, complete: bool, allow_unknown: bool, exclusions: u32) -> Result<()> {
         self.hooks.set(Settings {
             abi: Settings::ABI,
             world_complete: complete.into(),
             allow_unknown: allow_unknown.into(),
-            reserved: 0,
+            exclusions,
             host_cookie: self.host_cookie,
         })
     }

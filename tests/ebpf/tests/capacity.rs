@@ -26,7 +26,10 @@ fn filler_delivery(number: usize) -> DeliveryKey {
 
 fn is_full(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match cause.downcast_ref::<MapError>() {
-        Some(MapError::SyscallError(error)) => error.io_error.raw_os_error() == Some(libc::E2BIG),
+        // A trie says ENOSPC.
+        Some(MapError::SyscallError(error)) => {
+            matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC))
+        }
         _ => false,
     })
 }
@@ -173,6 +176,11 @@ fn every_map_that_is_written_from_outside_says_when_it_is_full() {
     row(maps::ADDRS, maps::ADDRS_MAX, &|number| hooks.put(maps::ADDRS, filler(number), AddrEntry::default()));
     row(maps::SERVICES, maps::SERVICES_MAX, &|number| {
         hooks.put(maps::SERVICES, ServiceKey16 { addr: filler(number), port: 0 }, ServiceState::default())
+    });
+    row(maps::KUBELET, maps::KUBELET_MAX, &|number| hooks.put(maps::KUBELET, number as u64, 1_u32));
+    row(maps::EXCLUDED_NETS, maps::EXCLUDED_NETS_MAX, &|number| hooks.exclude(128, filler(number), true));
+    row(maps::EXCLUDED_PORTS, maps::EXCLUDED_PORTS_MAX, &|number| {
+        hooks.put(maps::EXCLUDED_PORTS, number as u32, 1_u32)
     });
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener.listen(1).unwrap();

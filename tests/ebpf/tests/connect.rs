@@ -283,7 +283,7 @@ fn services(stage: &Stage<'_>, web: &Captured<'_>, server: &Server, table: &mut 
     let v4 = Ipv4Addr::new(10, 96, 0, 50);
     let v6 = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x50);
     // Port 0 stands for the address itself.
-    for (port, no_endpoint) in [(0, 0), (80, 0), (81, 1)] {
+    for (port, no_endpoint) in [(0, 0), (80, 0), (81, ServiceState::NONE), (83, ServiceState::NONE_HERE)] {
         for address in [addr(v4.into()), addr(v6.into())] {
             let key = ServiceKey16 { addr: address, port };
             stage.hooks.put(maps::SERVICES, key, ServiceState { no_endpoint }).unwrap();
@@ -297,6 +297,7 @@ fn services(stage: &Stage<'_>, web: &Captured<'_>, server: &Server, table: &mut 
         for (row, port, reason) in [
             ("a service's port without an endpoint", 81, "NoEndpoint"),
             ("a port that the service does not have", 82, "NoServicePort"),
+            ("a service's port without an endpoint on the node", 83, "NoLocalEndpoint"),
         ] {
             table.row(&format!("{name}: {row} is refused"), || {
                 stage.refused(reason, || web.hand.dial(family.either(v4, v6, port)))?;

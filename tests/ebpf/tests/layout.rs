@@ -11,8 +11,8 @@ use ebpf_tests::btf::Btf;
 use ebpf_tests::object;
 use lab::row::Table;
 use mesh_common::{
-    Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey, PodEntry, Refusal,
-    ServiceKey16, ServiceState, Settings, SockNote, maps, programs,
+    Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey, PodEntry, ProbeKey,
+    Refusal, ServiceKey16, ServiceState, Settings, SockNote, maps, programs,
 };
 
 const PROGRAMS: [&str; 6] = [
@@ -53,6 +53,8 @@ fn wanted() -> Vec<Wanted> {
     let (u32, u64) = (named::<u32>("u32"), named::<u64>("u64"));
     let hash = BPF_MAP_TYPE_HASH;
     let endpoint = named::<Endpoint16>("Endpoint16");
+    // aya's `Key<Addr>`, as C can write it: the number of bits, and the address.
+    let prefix = ("Key_3C_mesh_common_3A__3A_abi_3A__3A_Addr_3E_", size_of::<u32>() + size_of::<Addr>());
     vec![
         map(maps::SETTINGS, BPF_MAP_TYPE_ARRAY, u32, named::<Settings>("Settings"), 1),
         map(maps::SELF, hash, u64, u32, maps::SELF_MAX),
@@ -82,6 +84,10 @@ fn wanted() -> Vec<Wanted> {
         ),
         map(maps::DELIVERY, hash, named::<DeliveryKey>("DeliveryKey"), endpoint, maps::DELIVERY_MAX),
         map(maps::NOTES, BPF_MAP_TYPE_SK_STORAGE, named::<i32>("i32"), named::<SockNote>("SockNote"), 0),
+        map(maps::KUBELET, hash, u64, u32, maps::KUBELET_MAX),
+        map(maps::PROBES, BPF_MAP_TYPE_LRU_HASH, named::<ProbeKey>("ProbeKey"), u32, maps::PROBES_MAX),
+        map(maps::EXCLUDED_NETS, BPF_MAP_TYPE_LPM_TRIE, prefix, u32, maps::EXCLUDED_NETS_MAX),
+        map(maps::EXCLUDED_PORTS, hash, u32, u32, maps::EXCLUDED_PORTS_MAX),
         map(maps::REFUSED, BPF_MAP_TYPE_PERCPU_ARRAY, u32, u64, Refusal::COUNT as usize),
         map(maps::COUNTED, BPF_MAP_TYPE_PERCPU_ARRAY, u32, u64, Counter::COUNT as usize),
     ]
@@ -198,6 +204,8 @@ fn memory(map: &Map, cpus: u64) -> Result<(u64, u64)> {
         BPF_MAP_TYPE_HASH | BPF_MAP_TYPE_LRU_HASH if !sparse => (buckets + elements, buckets + elements),
         BPF_MAP_TYPE_HASH | BPF_MAP_TYPE_SOCKHASH => (buckets, buckets + elements),
         BPF_MAP_TYPE_RINGBUF => (entries, entries),
+        // `struct lpm_trie_node`, and one more in between for each.
+        BPF_MAP_TYPE_LPM_TRIE => (0, 2 * elements),
         // With the sockets, and gone with them.
         BPF_MAP_TYPE_SK_STORAGE => (0, 0),
         other => anyhow::bail!("what does a {other:?} take?"),

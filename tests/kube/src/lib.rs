@@ -1,1 +1,44 @@
 //! What several files of the Kubernetes suite share. The suite itself is in `tests/`, one file a promise.
+//!
+//! ```text
+//!   ApiServer     a real API server: the module in `apiserver/`, envtest's binaries, or somebody's cluster
+//!   Cluster       the lab's nodes and pods, with that API server where the directory of YAML was:
+//!                 scheduler, kubelet, endpoint and Job controllers are played, the mesh is real
+//!   tools         kubectl and Helm
+//! ```
+//!
+//! Not here: anything about what the mesh does with what it reads. The tests say that.
+
+mod apiserver;
+mod audit;
+mod cluster;
+pub mod containers;
+mod envtest;
+pub mod left;
+mod objects;
+mod player;
+mod reach;
+pub mod tools;
+pub mod traffic;
+
+pub use apiserver::{ApiServer, Options};
+pub use audit::Request;
+pub use cluster::{Access, Cluster, ClusterBuilder};
+pub use objects::Objects;
+
+use std::future::Future;
+use std::sync::LazyLock;
+
+/// The runtime of everything that speaks to an API server on behalf of the tests, which themselves are synchronous.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap_or_else(|error| panic!("no runtime for the tests: {error}"))
+});
+
+/// Runs a future to its end. Not for use within a runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    RUNTIME.block_on(future)
+}

@@ -11,6 +11,7 @@ use crate::lab::{Lab, World};
 use crate::node::{CgroupDriver, Node, NodeWish};
 use crate::objects;
 use crate::place::{BPFFS, Place};
+use crate::store::{Objects, Store};
 use crate::{binaries, mesh, netns, node, preflight, signals, teardown};
 
 /// Describes a lab. Nodes are connected in the order in which they are named; the controller runs on the first.
@@ -18,6 +19,7 @@ use crate::{binaries, mesh, netns, node, preflight, signals, teardown};
 pub struct LabBuilder {
     nodes: Vec<(String, NodeWish)>,
     without_mesh: bool,
+    objects: Option<Arc<dyn Objects>>,
     trust_domain: Option<String>,
 }
 
@@ -52,6 +54,13 @@ impl LabBuilder {
     #[must_use]
     pub fn without_mesh(mut self) -> Self {
         self.without_mesh = true;
+        self
+    }
+
+    /// Tells its objects to somebody else than the directory. A mesh that the lab starts itself would learn nothing.
+    #[must_use]
+    pub fn objects(mut self, instead: Arc<dyn Objects>) -> Self {
+        self.objects = Some(instead);
         self
     }
 
@@ -136,11 +145,11 @@ impl LabBuilder {
                 one.route_to(other)?;
             }
         }
-        let world = World::new(place.clone(), nodes);
+        let world = World::new(place.clone(), Store::new(place.clone(), self.objects.clone()), nodes);
         for node in world.nodes() {
             let object =
                 objects::node(node.name(), &[node.v4().into(), node.v6().into()], &node.pod_ranges());
-            world.put_object("node", "", node.name(), &object)?;
+            world.store().put("node", "", node.name(), &object)?;
         }
         world.update_kubeproxy()?;
         Ok(Lab::assemble(world, between, guard))

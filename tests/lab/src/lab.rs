@@ -19,6 +19,7 @@ use crate::place::Place;
 use crate::pod::{Pod, PodBuilder};
 use crate::process::tail;
 use crate::service::{ServiceBuilder, ServiceSpec};
+use crate::store::Store;
 use crate::wire::Capture;
 use crate::{eventually, kubeproxy, signals, teardown};
 
@@ -31,6 +32,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct World {
     place: Place,
+    store: Store,
     nodes: Vec<Arc<Node>>,
     cluster: Mutex<Cluster>,
     next_service: AtomicU16,
@@ -47,9 +49,10 @@ struct Cluster {
 }
 
 impl World {
-    pub(crate) fn new(place: Place, nodes: Vec<Arc<Node>>) -> Arc<Self> {
+    pub(crate) fn new(place: Place, store: Store, nodes: Vec<Arc<Node>>) -> Arc<Self> {
         Arc::new(Self {
             place,
+            store,
             nodes,
             cluster: Mutex::default(),
             next_service: AtomicU16::new(10),
@@ -93,23 +96,12 @@ impl World {
         }
         let object = objects::namespace(name, labels);
         // Under the lock, so that the file says what the map says.
-        self.put_object("namespace", "", name, &object)
+        self.store.put("namespace", "", name, &object).map(drop)
     }
 
-    /// Writes one object's file.
-    pub(crate) fn put_object(&self, kind: &str, namespace: &str, name: &str, object: &str) -> Result<()> {
-        self.place.publish(&self.object_path(kind, namespace, name), object)
-    }
-
-    fn remove_object(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
-        let path = self.object_path(kind, namespace, name);
-        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
-    }
-
-    fn object_path(&self, kind: &str, namespace: &str, name: &str) -> std::path::PathBuf {
-        let parts = [kind, namespace, name].map(str::to_owned);
-        let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        self.place.objects().join(format!("{}.yaml", parts.join("-")))
+    /// Where objects are told.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// A pod has been started: from now on the API knows its addresses.
@@ -120,18 +112,18 @@ impl World {
 
     /// Writes a pod's object and what follows from it.
     pub(crate) fn put_pod(&self, pod: &Pod) -> Result<()> {
-        self.put_object("pod", pod.namespace(), pod.name(), &pod.object())?;
+        self.store.put("pod", pod.namespace(), pod.name(), &pod.object())?;
         self.update_kubeproxy()
     }
 
     pub(crate) fn forget_pod(&self, pod: &Pod) -> Result<()> {
         self.cluster().pods.remove(&pod.key());
-        self.remove_object("pod", pod.namespace(), pod.name())?;
+        self.store.remove("pod", pod.namespace(), pod.name())?;
         self.update_kubeproxy()
     }
 
     pub(crate) fn put_service(&self, spec: ServiceSpec) -> Result<()> {
-        self.put_object("service", &spec.namespace, &spec.name, &spec.object())?;
+        self.store.put("service", &spec.namespace, &spec.name, &spec.object())?;
         self.cluster().services.insert(spec.key(), spec);
         self.update_kubeproxy()
     }
@@ -152,7 +144,7 @@ impl World {
 
     pub(crate) fn remove_service(&self, spec: &ServiceSpec) -> Result<()> {
         self.cluster().services.remove(&spec.key());
-        self.remove_object("service", &spec.namespace, &spec.name)?;
+        self.store.remove("service", &spec.namespace, &spec.name)?;
         self.update_kubeproxy()
     }
 
@@ -183,7 +175,7 @@ impl World {
 #[derive(Debug)]
 pub struct Lab {
     world: Arc<World>,
-    controller: Option<Controller>,
+    controllers: Vec<Controller>,
     agents: Vec<Agent>,
     /// The namespace between more than two nodes.
     _between: Option<Netns>,
@@ -202,7 +194,7 @@ impl Lab {
     pub(crate) fn assemble(world: Arc<World>, between: Option<Netns>, guard: Child) -> Self {
         Self {
             world,
-            controller: None,
+            controllers: Vec::new(),
             agents: Vec::new(),
             _between: between,
             guard: Some(guard),
@@ -211,8 +203,9 @@ impl Lab {
         }
     }
 
-    pub(crate) fn install_mesh(&mut self, controller: Controller, agents: Vec<Agent>) {
-        (self.controller, self.agents) = (Some(controller), agents);
+    /// Takes over the programs of a mesh, started or not: from now on they are the lab's.
+    pub fn install_mesh(&mut self, controllers: Vec<Controller>, agents: Vec<Agent>) {
+        (self.controllers, self.agents) = (controllers, agents);
     }
 
     pub(crate) fn world(&self) -> &World {
@@ -277,13 +270,18 @@ impl Lab {
         std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
     }
 
-    /// The controller.
+    /// The controller, or the first of them.
     ///
     /// # Panics
     /// In a lab without a mesh.
     pub fn controller(&self) -> &Controller {
-        let Some(controller) = &self.controller else { panic!("this lab has no mesh") };
+        let Some(controller) = self.controllers.first() else { panic!("this lab has no mesh") };
         controller
+    }
+
+    /// All controllers.
+    pub fn controllers(&self) -> &[Controller] {
+        &self.controllers
     }
 
     /// The agent of a node.
@@ -370,7 +368,8 @@ impl Lab {
     pub fn report(&self, failure: &str) -> String {
         const MOST: usize = 8;
         let mut text = format!("lab {} in {}\n", self.place().id(), self.place().dir().display());
-        for name in self.agents.iter().map(|agent| agent.log_name()).chain(["controller".to_owned()]) {
+        let agents = self.agents.iter().map(Agent::log_name);
+        for name in agents.chain(self.controllers.iter().map(Controller::log_name)) {
             add_log(&mut text, &self.place().logs().join(format!("{name}.log")));
         }
         let (mut pods, others): (Vec<_>, Vec<_>) =
@@ -387,7 +386,7 @@ impl Lab {
     }
 
     /// Prints the report once.
-    pub(crate) fn show_failure(&self, failure: &str) {
+    pub fn show_failure(&self, failure: &str) {
         if !self.reported.swap(true, Ordering::Relaxed) {
             eprintln!("{}", self.report(failure));
         }

@@ -32,17 +32,33 @@ struct Daemon {
     pod: Arc<Pod>,
     /// Program and arguments.
     arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     log_name: String,
     admin_socket: PathBuf,
     process: Mutex<Option<Process>>,
 }
 
-/// The controller.
+/// How a program of the mesh is started that the lab does not start by itself.
+#[derive(Debug)]
+pub struct Program {
+    /// Its pod; a new container of it each time.
+    pub pod: Arc<Pod>,
+    /// Name of its log.
+    pub log: String,
+    /// Program and arguments.
+    pub arguments: Vec<OsString>,
+    /// Beside what every program gets.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where it listens for `meshctl`.
+    pub admin_socket: PathBuf,
+}
+
+/// A controller.
 #[derive(Debug)]
 pub struct Controller {
     daemon: Daemon,
-    state: PathBuf,
-    tokens: PathBuf,
+    /// The file that it writes its root to.
+    root_cert: Option<PathBuf>,
 }
 
 /// The agent of one node.
@@ -52,6 +68,7 @@ pub struct Agent {
     node: String,
     token: PathBuf,
     state: PathBuf,
+    cache: PathBuf,
 }
 
 /// Makes the pods, tokens and directories of the mesh; starts nothing.
@@ -62,7 +79,7 @@ pub(crate) fn install(lab: &mut Lab, trust_domain: &str) -> Result<()> {
         .service_account("weft-controller")
         .start()?;
     let address = SocketAddr::new(controller_pod.v4().into(), CONTROLLER_PORT);
-    let controller = Controller::new(&place, controller_pod, trust_domain)?;
+    let (controller, tokens) = Controller::standalone(&place, controller_pod, trust_domain)?;
     let mut agents = Vec::new();
     let mut lines = String::new();
     for node in lab.nodes().to_vec() {
@@ -73,10 +90,10 @@ pub(crate) fn install(lab: &mut Lab, trust_domain: &str) -> Result<()> {
             .start()?;
         let token = random::hex(16)?;
         lines.push_str(&format!("{} {token}\n", node.name()));
-        agents.push(Agent::new(&place, pod, &controller, address, &token)?);
+        agents.push(Agent::standalone(&place, pod, &controller, address, &token)?);
     }
-    Place::write_secret(&controller.tokens, &lines)?;
-    lab.install_mesh(controller, agents);
+    Place::write_secret(&tokens, &lines)?;
+    lab.install_mesh(vec![controller], agents);
     Ok(())
 }
 
@@ -93,17 +110,20 @@ pub(crate) fn start_all(lab: &Lab) -> Result<()> {
 }
 
 impl Daemon {
-    fn new(pod: Arc<Pod>, log_name: &str, admin_socket: PathBuf, arguments: Vec<OsString>) -> Self {
-        Self { pod, arguments, log_name: log_name.to_owned(), admin_socket, process: Mutex::new(None) }
+    fn new(program: Program) -> Self {
+        let Program { pod, log, arguments, environment, admin_socket } = program;
+        Self { pod, arguments, environment, log_name: log, admin_socket, process: Mutex::new(None) }
     }
 
-    fn launch(&self) -> Result<()> {
+    fn launch(&self, under: &[&str]) -> Result<()> {
         let mut process = self.process();
         if process.as_mut().is_some_and(Process::is_running) {
             bail!("{} runs already", self.log_name);
         }
         let level = std::env::var("WEFT_LAB_LOG").unwrap_or_else(|_| "info".into());
-        let command = self.pod.command_in_new_container(&self.arguments)?;
+        let words = under.iter().map(OsString::from).chain(self.arguments.iter().cloned());
+        let command = self.pod.command_in_new_container(words)?;
+        let command = self.environment.iter().fold(command, |command, (key, value)| command.env(key, value));
         *process = Some(command.env("RUST_LOG", level).log(&self.log_name).spawn()?);
         Ok(())
     }
@@ -175,7 +195,13 @@ impl Daemon {
 }
 
 impl Controller {
-    fn new(place: &Place, pod: Arc<Pod>, trust_domain: &str) -> Result<Self> {
+    /// One that is started in another way, and writes no root to a file.
+    pub fn of(program: Program) -> Self {
+        Self { daemon: Daemon::new(program), root_cert: None }
+    }
+
+    /// The standalone one, and its file of tokens.
+    fn standalone(place: &Place, pod: Arc<Pod>, trust_domain: &str) -> Result<(Self, PathBuf)> {
         let directory = place.dir().join("controller");
         let state = directory.join("state");
         std::fs::create_dir_all(&state)?;
@@ -192,8 +218,10 @@ impl Controller {
                 ("--metrics-listen", format!("[::]:{METRICS_PORT}").into()),
             ],
         );
-        let daemon = Daemon::new(pod, "controller", socket, arguments);
-        Ok(Self { daemon, state, tokens })
+        let root_cert = state.join("root.pem");
+        let (log, environment) = ("controller".to_owned(), Vec::new());
+        let program = Program { pod, log, arguments, environment, admin_socket: socket };
+        Ok((Self { daemon: Daemon::new(program), root_cert: Some(root_cert) }, tokens))
     }
 
     /// Its pod.
@@ -211,16 +239,30 @@ impl Controller {
         &self.daemon.admin_socket
     }
 
-    /// The root certificate that agents get out of band.
+    /// The root certificate that agents get out of band; empty if it is not in a file.
     pub fn root_cert(&self) -> PathBuf {
-        self.state.join("root.pem")
+        self.root_cert.clone().unwrap_or_default()
     }
 
-    /// Starts it and waits until it listens and has written its root.
+    pub(crate) fn log_name(&self) -> String {
+        self.daemon.log_name.clone()
+    }
+
+    /// Starts it and returns at once.
+    pub fn launch(&self) -> Result<()> {
+        self.daemon.launch(&[])
+    }
+
+    /// Starts it and waits until it listens, and has written its root if it is one that writes it to a file.
     pub fn start(&self) -> Result<()> {
-        self.daemon.launch()?;
+        self.daemon.launch(&[])?;
+        self.await_listening()
+    }
+
+    /// Waits until it listens.
+    pub fn await_listening(&self) -> Result<()> {
         self.daemon.await_that(|| {
-            if !self.root_cert().exists() {
+            if self.root_cert.as_ref().is_some_and(|path| !path.exists()) {
                 return Err(format!("{} is not there", self.root_cert().display()));
             }
             let ports = self.pod().listening_ports().map_err(|error| format!("{error:#}"))?;
@@ -256,7 +298,15 @@ impl Controller {
 }
 
 impl Agent {
-    fn new(
+    /// One that is started in another way, with its token and its state where its arguments say.
+    pub fn of(program: Program, token: PathBuf, state: PathBuf) -> Self {
+        let node = program.pod.node().name().to_owned();
+        // Beside each other, as on a node.
+        let cache = state.with_file_name("agent-cache");
+        Self { daemon: Daemon::new(program), node, token, state, cache }
+    }
+
+    fn standalone(
         place: &Place,
         pod: Arc<Pod>,
         controller: &Controller,
@@ -265,7 +315,7 @@ impl Agent {
     ) -> Result<Self> {
         let node = pod.node().clone();
         let (token, state) = (node.directory().join("token"), node.directory().join("agent-state"));
-        let socket = node.directory().join("agent.sock");
+        let (socket, cache) = (node.directory().join("agent.sock"), node.directory().join("agent-cache"));
         Place::write_secret(&token, secret)?;
         std::fs::create_dir_all(place.bpffs(node.name())).context("make the agent's directory in bpffs")?;
         let arguments = arguments(
@@ -276,6 +326,7 @@ impl Agent {
                 ("--token-file", token.clone().into()),
                 ("--root-cert", controller.root_cert().into()),
                 ("--state-dir", state.clone().into()),
+                ("--cache-dir", cache.clone().into()),
                 ("--cgroup", node.cgroup().path().into()),
                 ("--bpffs", place.bpffs(node.name()).into()),
                 ("--host-netns", node.namespace().path().into()),
@@ -283,8 +334,8 @@ impl Agent {
                 ("--admin-socket", socket.clone().into()),
             ],
         );
-        let daemon = Daemon::new(pod, &format!("agent-{}", node.name()), socket, arguments);
-        Ok(Self { daemon, node: node.name().to_owned(), token, state })
+        let (log, environment) = (format!("agent-{}", node.name()), Vec::new());
+        Ok(Self::of(Program { pod, log, arguments, environment, admin_socket: socket }, token, state))
     }
 
     /// The node it serves.
@@ -317,13 +368,23 @@ impl Agent {
         &self.state
     }
 
+    /// Its `--cache-dir`.
+    pub fn cache_dir(&self) -> &Path {
+        &self.cache
+    }
+
     pub(crate) fn log_name(&self) -> String {
         self.daemon.log_name.clone()
     }
 
     /// Starts it and returns at once.
     pub fn launch(&self) -> Result<()> {
-        self.daemon.launch()
+        self.daemon.launch(&[])
+    }
+
+    /// The same under a program that executes what it is given: `env NAME=VALUE`, `unshare --cgroup`.
+    pub fn launch_under(&self, program: &[&str]) -> Result<()> {
+        self.daemon.launch(program)
     }
 
     /// Starts it and waits until it knows the world.

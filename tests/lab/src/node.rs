@@ -155,6 +155,11 @@ impl Node {
         self.netns.name()
     }
 
+    /// File of its network namespace.
+    pub fn netns_path(&self) -> PathBuf {
+        self.netns.path()
+    }
+
     pub(crate) fn namespace(&self) -> &Netns {
         &self.netns
     }

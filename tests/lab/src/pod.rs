@@ -73,7 +73,7 @@ impl Pod {
         &self.spec.name
     }
 
-    /// UID, as in the API and in the name of its cgroup.
+    /// UID, as in the name of its cgroup and, but for a static pod, in the API.
     pub fn uid(&self) -> &str {
         &self.uid
     }
@@ -304,7 +304,7 @@ impl Pod {
         objects::pod(&PodObject {
             namespace: &self.spec.namespace,
             name: &self.spec.name,
-            uid: &self.uid,
+            uid: self.spec.mirror_uid.as_deref().unwrap_or(&self.uid),
             node: self.node.name(),
             service_account: &self.spec.service_account,
             runtime_class: &self.spec.runtime_class,

@@ -51,22 +51,22 @@ impl Stamp {
 }
 
 /// FNV-1a with 128 bits: no adversary here, and no dependency.
-struct Fingerprint(u128);
+pub(crate) struct Fingerprint(u128);
 
 impl Fingerprint {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
     }
 
     /// Adds a part; its length goes in too, so that parts cannot run into each other.
-    fn add(&mut self, part: &[u8]) {
+    pub(crate) fn add(&mut self, part: &[u8]) {
         for byte in part.len().to_le_bytes().iter().chain(part) {
             self.0 ^= u128::from(*byte);
             self.0 = self.0.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
         }
     }
 
-    fn finish(&self) -> String {
+    pub(crate) fn finish(&self) -> String {
         format!("{:032x}", self.0)
     }
 }

@@ -11,11 +11,11 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 /// What is needed, how it is recognised, and which package brings it.
-struct Program {
+pub(super) struct Program {
     /// All of these have to be found.
-    binaries: &'static [&'static str],
+    pub(super) binaries: &'static [&'static str],
     /// The first of these that the distribution has is installed.
-    packages: &'static [&'static str],
+    pub(super) packages: &'static [&'static str],
 }
 
 const PROGRAMS: &[Program] = &[
@@ -60,19 +60,29 @@ fn is_there(binary: &str) -> bool {
     }
 }
 
-fn absent() -> Vec<(&'static Program, Vec<&'static str>)> {
+fn absent(programs: &'static [Program]) -> Vec<(&'static Program, Vec<&'static str>)> {
     let lacking = |program: &'static Program| {
         let binaries: Vec<_> = program.binaries.iter().copied().filter(|binary| !is_there(binary)).collect();
         (program, binaries)
     };
-    PROGRAMS.iter().map(lacking).filter(|(_, binaries)| !binaries.is_empty()).collect()
+    programs.iter().map(lacking).filter(|(_, binaries)| !binaries.is_empty()).collect()
 }
 
 /// Finds the test programs, or installs those that are missing, in one go.
 pub(super) fn ensure(apt: &Apt, mode: Mode) -> Result<Vec<Missing>> {
-    let before = absent();
+    ensure_all("test programs", PROGRAMS, apt, mode)
+}
+
+/// The same for a table of one's own.
+pub(super) fn ensure_all(
+    what: &str,
+    programs: &'static [Program],
+    apt: &Apt,
+    mode: Mode,
+) -> Result<Vec<Missing>> {
+    let before = absent(programs);
     if before.is_empty() {
-        mode.found("test programs", &format!("all {} of them", PROGRAMS.len()));
+        mode.found(what, &format!("all {} of them", programs.len()));
         return Ok(Vec::new());
     }
     let mut packages: Vec<String> = Vec::new();
@@ -84,13 +94,21 @@ pub(super) fn ensure(apt: &Apt, mode: Mode) -> Result<Vec<Missing>> {
         }
     }
     if !packages.is_empty() {
-        apt.install("test programs", &packages)?;
-        let services = ["nginx", "haproxy", "redis-server", "postgresql", "mariadb-server", "openssh-server"];
+        apt.install(what, &packages)?;
+        let services = [
+            "containerd",
+            "nginx",
+            "haproxy",
+            "redis-server",
+            "postgresql",
+            "mariadb-server",
+            "openssh-server",
+        ];
         if packages.iter().any(|package| services.iter().any(|service| package.starts_with(service))) {
             say!("         their services are not started now; at the next boot your init system may");
         }
     }
-    let left = if mode.dry_run { unknown } else { absent() };
+    let left = if mode.dry_run { unknown } else { absent(programs) };
     for (_, binaries) in &left {
         mode.missing(binaries[0], apt.why_not());
     }

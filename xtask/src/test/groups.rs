@@ -13,6 +13,13 @@ pub(super) struct Group {
     pub(super) privileged: bool,
 }
 
+impl Group {
+    /// Does it need an API server, Helm and a container runtime too?
+    pub(super) fn needs_kube(&self) -> bool {
+        self.packages.contains(&"kube-tests")
+    }
+}
+
 /// All groups, in the order in which they are run.
 pub(super) const GROUPS: &[Group] = &[
     Group {

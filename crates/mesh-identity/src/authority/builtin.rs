@@ -1,5 +1,5 @@
-//! The authority that is built in: a key and a root on the controller's disk, made at its first start or given by the
-//! operator.
+//! The authority that is built in: a key and a root, made at the controller's first start (on its disk; in Kubernetes in a
+//! Secret, which is the controller's to read and write) or given by the operator.
 //!
 //! ```text
 //!   neither file ──▶ write ca.key ──▶ write root.pem ──▶ open
@@ -25,10 +25,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTi
 use time::OffsetDateTime;
 use webpki::KeyUsage;
 
+use super::given::{AuthorityPem, Given, Named};
 use super::{Authority, AuthorityError, SignedChain, csr};
 use crate::certificate::ServerCertificate;
 use crate::disk;
-use crate::roots::{Roots, RootsError, pem_blocks};
+use crate::roots::{Roots, pem_blocks};
 use crate::tls;
 use crate::x509::{Facts, hex};
 
@@ -38,7 +39,7 @@ const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// For clocks that are behind the controller's.
 const BACK_DATE: Duration = Duration::from_secs(600);
 
-/// A certificate authority whose key is on the controller's own disk.
+/// A certificate authority whose key this process has.
 pub struct BuiltinAuthority {
     trust_domain: TrustDomain,
     issuer: Issuer<'static, KeyPair>,
@@ -67,29 +68,31 @@ impl BuiltinAuthority {
             disk::write_whole(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
         }
         if !root_path.exists() {
-            let root = make_root(&read_key(&key_path)?, trust_domain)?;
+            let key = disk::read_private(&key_path)?;
+            let root = make_root(&read_key(&Named { name: &key_path, pem: &key })?, trust_domain)?;
             disk::write_whole(&root_path, pem_blocks("CERTIFICATE", [root.as_ref()]).as_bytes(), 0o644)?;
         }
         Self::from_files(&root_path, &key_path, trust_domain)
     }
 
     /// An authority that the operator gives: `cert` holds its certificate and, where that is not itself the root, each
-    /// issuer up to the root, which agents are given as their anchor. `key` must not be readable by others.
+    /// issuer up to the root, which agents are given as their anchor; every further root in it is trusted beside that.
+    /// `key` must not be readable by others.
     pub fn from_files(cert: &Path, key: &Path, trust_domain: &TrustDomain) -> Result<Self, AuthorityError> {
-        let bad = |source| AuthorityError::Certificate { path: cert.to_owned(), source };
-        let pem = disk::read(cert)?;
-        let mut chain = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| bad(RootsError::Pem(e)))?;
-        // Reads every certificate, and refuses one that is of no authority.
-        Roots::from_ders(chain.clone()).map_err(bad)?;
-        let root = if chain.len() > 1 { chain.pop() } else { chain.first().cloned() };
-        let roots = Roots::from_ders(root.into_iter().collect()).map_err(bad)?;
-        let issuing = chain.first().ok_or_else(|| bad(RootsError::Empty))?;
-        let facts =
-            Facts::read(issuing).map_err(|source| bad(RootsError::Malformed { number: 1, source }))?;
+        let (cert_pem, key_pem) = (disk::read(cert)?, disk::read_private(key)?);
+        let pem = AuthorityPem {
+            cert: Named { name: cert, pem: &cert_pem },
+            key: Named { name: key, pem: &key_pem },
+            roots: None,
+        };
+        Self::from_pem(&pem, trust_domain)
+    }
+
+    /// The same from memory. Everything is checked before anything is signed.
+    pub fn from_pem(pem: &AuthorityPem<'_>, trust_domain: &TrustDomain) -> Result<Self, AuthorityError> {
+        let Given { issuing, facts, above, trusted } = pem.read()?;
+        let path = || pem.cert.name.to_owned();
         let now = SystemTime::now();
-        let path = || cert.to_owned();
         if !facts.is_valid_at(now) {
             let Facts { not_before, not_after, .. } = facts;
             return Err(AuthorityError::Validity { path: path(), not_before, not_after, now });
@@ -102,37 +105,33 @@ impl BuiltinAuthority {
             let (found, wanted) = (found.clone(), trust_domain.clone());
             return Err(AuthorityError::TrustDomain { path: path(), found, wanted });
         }
-        let pair = read_key(key)?;
+        let pair = read_key(&pem.key)?;
         if pair.subject_public_key_info() != facts.public_key {
-            return Err(AuthorityError::Mismatch { cert: path(), key: key.to_owned() });
+            return Err(AuthorityError::Mismatch { cert: path(), key: pem.key.name.to_owned() });
         }
-        let issuer = Issuer::from_ca_cert_der(issuing, pair).map_err(AuthorityError::Sign)?;
-        // An issuer that is the root itself is not sent: peers have it.
-        let intermediates = if is_root(issuing, &roots) { Vec::new() } else { chain };
-        let trust_domain = trust_domain.clone();
-        let authority = Self { trust_domain, issuer, intermediates, roots, not_after: facts.not_after };
-        authority.prove().map_err(|source| match source {
+        let issuer = Issuer::from_ca_cert_der(&issuing, pair).map_err(AuthorityError::Sign)?;
+        // An issuer that is a root itself is not sent: peers have it.
+        let intermediates = if trusted.contains(&issuing) { Vec::new() } else { above };
+        let mut authority = Self {
+            trust_domain: trust_domain.clone(),
+            issuer,
+            intermediates,
+            roots: trusted.clone(),
+            not_after: facts.not_after,
+        };
+        let own = authority.prove(&trusted).map_err(|source| match source {
             Proof::Verify(source) => AuthorityError::Unusable { path: path(), source },
             Proof::Sign(e) => e,
         })?;
+        authority.roots = own.merge(&trusted);
         Ok(authority)
     }
 
-    /// A certificate with which the controller serves TLS for `names` (DNS names and IP addresses). The key is made
-    /// here. It has no identity of the mesh, and no workload's certificate has a DNS name: neither passes for the other.
-    pub fn issue_server(
-        &self,
-        names: &[&str],
-        lifetime: Duration,
-    ) -> Result<ServerCertificate, AuthorityError> {
-        let sans = names.iter().map(|name| server_name(name)).collect::<Result<Vec<_>, _>>()?;
-        if sans.is_empty() {
-            return Err(AuthorityError::Request("a server certificate needs a name".into()));
-        }
+    /// A new authority, as PEM: its root and the key. ECDSA P-256, ten years.
+    pub fn generate(trust_domain: &TrustDomain) -> Result<(String, String), AuthorityError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(AuthorityError::Sign)?;
-        let chain = self.issue(sans, vec![ExtendedKeyUsagePurpose::ServerAuth], &key, lifetime)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        ServerCertificate::from_parts(chain, key).map_err(AuthorityError::Result)
+        let root = make_root(&key, trust_domain)?;
+        Ok((pem_blocks("CERTIFICATE", [root.as_ref()]), key.serialize_pem()))
     }
 
     /// The last moment of the authority's own certificate.
@@ -176,18 +175,25 @@ impl BuiltinAuthority {
         Ok([leaf.der().clone()].into_iter().chain(self.intermediates.iter().cloned()).collect())
     }
 
-    /// Signs for nobody and verifies it: a chain out of order, a path length exceeded, or a name that does not survive
-    /// re-encoding shows here, at start, and not in every handshake.
-    fn prove(&self) -> Result<(), Proof> {
+    /// Signs for nobody and verifies it: an issuer that is missing, a path length exceeded, or a name that does not survive
+    /// re-encoding shows here, at start, and not in every handshake. The anchor to which it leads.
+    fn prove(&self, trusted: &Roots) -> Result<Roots, Proof> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
             .map_err(|e| Proof::Sign(AuthorityError::Sign(e)))?;
         let name = server_name("probe.invalid").map_err(Proof::Sign)?;
         let purposes = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let chain = self.issue(vec![name], purposes, &key, Duration::from_secs(60)).map_err(Proof::Sign)?;
-        let (leaf, intermediates) = chain.split_first().ok_or(Proof::Verify(webpki::Error::BadDer))?;
-        self.roots
-            .verify(leaf, intermediates, UnixTime::now(), KeyUsage::server_auth())
-            .map_err(Proof::Verify)
+        let (leaf, above) = chain.split_first().ok_or(Proof::Verify(webpki::Error::BadDer))?;
+        let mut refused = webpki::Error::UnknownIssuer;
+        for anchor in trusted.each() {
+            match anchor.verify(leaf, above, UnixTime::now(), KeyUsage::server_auth()) {
+                Ok(()) => return Ok(anchor),
+                // What another anchor has nothing to do with says less.
+                Err(webpki::Error::UnknownIssuer) => {}
+                Err(error) => refused = error,
+            }
+        }
+        Err(Proof::Verify(refused))
     }
 }
 
@@ -214,6 +220,17 @@ impl Authority for BuiltinAuthority {
         Ok(SignedChain(pem_blocks("CERTIFICATE", chain.iter().map(AsRef::as_ref))))
     }
 
+    fn issue_server(&self, names: &[&str], lifetime: Duration) -> Result<ServerCertificate, AuthorityError> {
+        let sans = names.iter().map(|name| server_name(name)).collect::<Result<Vec<_>, _>>()?;
+        if sans.is_empty() {
+            return Err(AuthorityError::Request("a server certificate needs a name".into()));
+        }
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(AuthorityError::Sign)?;
+        let chain = self.issue(sans, vec![ExtendedKeyUsagePurpose::ServerAuth], &key, lifetime)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        ServerCertificate::from_parts(chain, key).map_err(AuthorityError::Result)
+    }
+
     fn roots(&self) -> Roots {
         self.roots.clone()
     }
@@ -238,15 +255,11 @@ fn make_root(key: &KeyPair, trust_domain: &TrustDomain) -> Result<CertificateDer
     Ok(root.der().clone())
 }
 
-fn read_key(path: &Path) -> Result<KeyPair, AuthorityError> {
-    let pem = disk::read_private(path)?;
-    let bad = |source| AuthorityError::Key { path: path.to_owned(), source };
-    let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| bad(rcgen::Error::PemError(e.to_string())))?;
+fn read_key(key: &Named<'_>) -> Result<KeyPair, AuthorityError> {
+    let bad = |source| AuthorityError::Key { path: key.name.to_owned(), source };
+    let der =
+        PrivateKeyDer::from_pem_slice(key.pem).map_err(|e| bad(rcgen::Error::PemError(e.to_string())))?;
     KeyPair::try_from(&der).map_err(bad)
-}
-
-fn is_root(certificate: &CertificateDer<'static>, roots: &Roots) -> bool {
-    Roots::from_ders(vec![certificate.clone()]).is_ok_and(|one| one == *roots)
 }
 
 fn server_name(name: &str) -> Result<SanType, AuthorityError> {

@@ -17,6 +17,8 @@ use crate::fixtures::{Ca, HOUR, ca_params, domain, id};
 use crate::roots::pem_blocks;
 use crate::{Certificate, KeyRequest};
 
+mod several;
+
 fn open(dir: &Path) -> Result<BuiltinAuthority, AuthorityError> {
     BuiltinAuthority::open_or_create(dir, &domain())
 }

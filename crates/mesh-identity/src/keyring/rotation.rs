@@ -4,6 +4,7 @@
 //! Waiting goes by two clocks, whichever says so first: the monotonic one, which no administrator can set back, and the
 //! wall clock, which goes on while the machine is suspended and is what certificates are judged by.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,8 @@ use crate::request::KeyRequest;
 use crate::roots::Roots;
 use crate::tls;
 
+/// After a certificate that does not lead to the first anchor was signed though there is one; four times as long each time.
+const STRAY: Duration = Duration::from_secs(15);
 /// How often the wall clock is looked at while waiting.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
@@ -32,6 +35,11 @@ impl Due {
         Self { wall: SystemTime::now() + delay, monotonic: Instant::now() + delay }
     }
 
+    /// Whichever comes first.
+    fn or(self, other: Self) -> Self {
+        if other.monotonic < self.monotonic { other } else { self }
+    }
+
     async fn wait(self) {
         while Instant::now() < self.monotonic && SystemTime::now() < self.wall {
             sleep_until(self.monotonic.min(Instant::now() + CLOCK_CHECK)).await;
@@ -43,6 +51,8 @@ pub(super) async fn keep(slot: Arc<Slot>, core: Arc<Core>, shared: Weak<Shared>)
     let mut uses = slot.uses.subscribe();
     let mut nudge = core.nudge.subscribe();
     let mut failures = 0_u32;
+    // Certificates in a row that do not lead to the first anchor.
+    let mut strays = 0_u32;
     let mut due = match core.load(&slot).await {
         Some(certificate) => core.accept_kept(&slot, certificate),
         None => Due::after(Duration::ZERO),
@@ -66,6 +76,10 @@ pub(super) async fn keep(slot: Arc<Slot>, core: Arc<Core>, shared: Weak<Shared>)
             _ = uses.changed() => continue,
             _ = nudge.changed() => {
                 if failures == 0 && core.is_trusted_and_valid(&slot) {
+                    if !core.leads_to_first(&slot) {
+                        due = due.or(Due::after(core.config.spread.mul_f64(random())));
+                        slot.note().next = Some(due.wall);
+                    }
                     continue;
                 }
             }
@@ -75,7 +89,14 @@ pub(super) async fn keep(slot: Arc<Slot>, core: Arc<Core>, shared: Weak<Shared>)
                 failures = 0;
                 due = core.renewal(certificate.not_after());
                 slot.note().renew_at = Some(due.wall);
+                // A replica of the controller that has not heard of the new signer, perhaps.
+                strays = if core.leads_to_first(&slot) { 0 } else { strays.saturating_add(1) };
+                if strays > 0 {
+                    due = due.or(Due::after(STRAY.saturating_mul(4_u32.saturating_pow(strays - 1))));
+                }
                 slot.note().last_error = None;
+                slot.note().next = Some(due.wall);
+                core.signed.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(identity = %slot.identity, serial = certificate.serial(), "certificate signed");
                 core.keep_on_disk(&slot, certificate).await;
             }
@@ -88,6 +109,8 @@ pub(super) async fn keep(slot: Arc<Slot>, core: Arc<Core>, shared: Weak<Shared>)
                     has_valid = slot.valid_entry().is_some(), "no certificate"
                 );
                 slot.note().last_error = Some(error);
+                slot.note().next = Some(due.wall);
+                core.failed.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -116,26 +139,29 @@ impl Core {
         Ok(())
     }
 
-    /// What an earlier process kept, where it is of any use.
+    /// What an earlier process kept, where it is of any use: in memory, else on disk.
     async fn load(&self, slot: &Slot) -> Option<Certificate> {
-        let (store, identity) = (self.store.clone()?, slot.identity.clone());
-        let loaded = tokio::task::spawn_blocking(move || store.load(&identity)).await.ok()?;
-        let certificate = loaded
-            .inspect_err(|error| {
-                tracing::warn!(identity = %slot.identity, error = chain(error), "ignored a kept certificate");
-            })
-            .ok()??;
-        let usable = certificate
-            .check_valid_at(SystemTime::now())
-            .map_err(KeyringError::Certificate)
-            .and_then(|()| self.install(slot, certificate.clone()));
-        match usable {
-            Ok(()) => Some(certificate),
-            Err(error) => {
-                tracing::warn!(identity = %slot.identity, error = chain(&error), "ignored a kept certificate");
-                None
+        for store in self.stores() {
+            let identity = slot.identity.clone();
+            let loaded = tokio::task::spawn_blocking(move || store.load(&identity)).await.ok()?;
+            let usable = match loaded {
+                Ok(None) => continue,
+                Ok(Some(certificate)) => certificate
+                    .check_valid_at(SystemTime::now())
+                    .map_err(KeyringError::Certificate)
+                    .and_then(|()| self.install(slot, certificate.clone()))
+                    .map(|()| certificate)
+                    .map_err(|error| chain(&error)),
+                Err(error) => Err(chain(&error)),
+            };
+            match usable {
+                Ok(certificate) => return Some(certificate),
+                Err(error) => {
+                    tracing::warn!(identity = %slot.identity, error, "ignored a kept certificate");
+                }
             }
         }
+        None
     }
 
     /// When to renew a certificate that was kept: when it was received is not known, so half of its whole life counts.
@@ -143,8 +169,12 @@ impl Core {
         let life = certificate.not_after().duration_since(certificate.not_before()).unwrap_or_default();
         let renew_at = certificate.not_before() + life.mul_f64(self.renewal_part());
         let delay = renew_at.duration_since(SystemTime::now()).unwrap_or_default();
-        let due = Due::after(delay);
+        let mut due = Due::after(delay);
         slot.note().renew_at = Some(due.wall);
+        if !self.leads_to_first(slot) {
+            due = due.or(Due::after(self.config.spread.mul_f64(random())));
+        }
+        slot.note().next = Some(due.wall);
         due
     }
 
@@ -170,11 +200,21 @@ impl Core {
         slot.valid_entry().is_some_and(|entry| leads_to(entry.roots(), entry.certificate()).is_ok())
     }
 
+    /// The anchor that it leads to is the one that signs now. Of what there is none of that is not asked.
+    fn leads_to_first(&self, slot: &Slot) -> bool {
+        slot.valid_entry().is_none_or(|entry| {
+            let roots = entry.roots();
+            roots.len() < 2 || leads_to(&roots.first(), entry.certificate()).is_ok()
+        })
+    }
+
     async fn keep_on_disk(&self, slot: &Slot, certificate: Certificate) {
-        let Some(store) = self.store.clone() else { return };
-        let saved = tokio::task::spawn_blocking(move || store.save(&certificate)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::warn!(identity = %slot.identity, error = chain(&error), "certificate not kept on disk");
+        for store in self.stores() {
+            let certificate = certificate.clone();
+            let saved = tokio::task::spawn_blocking(move || store.save(&certificate)).await;
+            if let Ok(Err(error)) = saved {
+                tracing::warn!(identity = %slot.identity, error = chain(&error), "certificate not kept on disk");
+            }
         }
     }
 }

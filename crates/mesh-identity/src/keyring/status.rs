@@ -41,6 +41,8 @@ pub struct CertStatus {
     pub state: CertState,
     /// Why the last attempt failed; `null` once one succeeded.
     pub last_error: Option<String>,
+    /// When it is asked for next: at its renewal, or sooner after a failure.
+    pub next: Option<String>,
 }
 
 impl CertState {
@@ -76,6 +78,7 @@ impl Slot {
             not_after: certificate.map(|c| rfc3339(c.not_after())),
             state,
             last_error: note.last_error,
+            next: note.next.map(rfc3339),
         }
     }
 }

@@ -66,6 +66,17 @@ impl Store {
         disk::remove(&self.path(identity))
     }
 
+    /// Removes every certificate, and the directory unless somebody else put something there.
+    pub(super) fn destroy(&self) -> Result<(), DiskError> {
+        self.sweep(&HashSet::new())?;
+        match fs::remove_dir(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                Err(disk::failed("remove the directory", &self.dir)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes every certificate, and every unfinished write, but those of `wanted`. Other files are left alone.
     pub(super) fn sweep(&self, wanted: &HashSet<&Identity>) -> Result<usize, DiskError> {
         let keep: HashSet<PathBuf> = wanted.iter().map(|identity| self.path(identity)).collect();

@@ -333,7 +333,7 @@ async fn the_status_is_the_json_that_meshctl_prints() {
     let json = serde_json::to_value(&keyring.status()[0]).unwrap();
     let expected = serde_json::json!({
         "identity": "spiffe://mesh.test/ns/a/sa/b", "serial": null, "issuer": null, "not_before": null,
-        "not_after": null, "state": "pending", "last_error": null,
+        "not_after": null, "state": "pending", "last_error": null, "next": null,
     });
     assert_eq!(json, expected);
     keyring.ready(wanted[1].identity()).await.unwrap();
@@ -346,4 +346,82 @@ async fn the_status_is_the_json_that_meshctl_prints() {
     assert!(status.issuer.as_ref().unwrap().starts_with("CN=root"));
     let text = serde_json::to_string(&status).unwrap();
     assert_eq!(serde_json::from_str::<CertStatus>(&text).unwrap(), status);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_another_root_signs_certificates_are_renewed_before_long_and_not_at_half_life() {
+    let signer = TestSigner::new(24 * HOUR);
+    let keyring = keyring(&signer, RotationConfig::default());
+    let wanted = keyring.want(&id("ns/a/sa/b"));
+    let first = keyring.ready(wanted.identity()).await.unwrap();
+    let old = keyring.roots();
+    // Trusted beside the old one: nothing to do.
+    let new = TestSigner::new(24 * HOUR);
+    keyring.replace_roots(old.merge(&new.authority.roots()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(signer.calls(), 1);
+    // It signs: asked again, and more and more seldom while what comes is signed by the old one.
+    keyring.replace_roots(new.authority.roots().merge(&old));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(signer.calls(), 2);
+    assert!(wanted.certificate().is_some_and(|entry| entry.generation() > first.generation()));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!((4..=6).contains(&signer.calls()), "{}", signer.calls());
+    // The other way round again: what there is leads to the first.
+    keyring.replace_roots(old.merge(&new.authority.roots()));
+    let calls = signer.calls();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(signer.calls() <= calls + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_go_to_the_disk_when_told_and_leave_it_when_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let signer = TestSigner::new(HOUR);
+    let identity = id("ns/a/sa/b");
+    let config = || RotationConfig {
+        state_dir: Some(dir.path().join("memory")),
+        disk_dir: Some(dir.path().join("certs")),
+        ..RotationConfig::default()
+    };
+    let memory = keyring(&signer, config());
+    let wanted = memory.want(&identity);
+    memory.ready(&identity).await.unwrap();
+    assert!(!dir.path().join("certs").exists(), "memory is the default");
+
+    memory.keep_on_disk(true).unwrap();
+    memory.keep_on_disk(true).unwrap();
+    let file = only_file(dir.path());
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(dir.path().join("certs")).unwrap().permissions().mode() & 0o777, 0o700);
+    let serial = wanted.certificate().unwrap().certificate().serial().to_owned();
+    drop((wanted, memory));
+
+    // The node was started over: its memory is empty, and there is no controller.
+    fs::remove_dir_all(dir.path().join("memory")).unwrap();
+    signer.then((0..100).map(|_| Answer::Hang));
+    let disk = keyring(&signer, config());
+    let wanted = disk.want(&identity);
+    assert_eq!(disk.ready(&identity).await.unwrap().certificate().serial(), serial);
+
+    disk.keep_on_disk(false).unwrap();
+    assert!(!dir.path().join("certs").exists(), "nothing is left");
+    assert!(wanted.certificate().is_some());
+    let nowhere = keyring(&signer, RotationConfig::default());
+    assert!(matches!(nowhere.keep_on_disk(true), Err(KeyringError::NoDisk)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_counted_and_the_next_one_is_told() {
+    let signer = TestSigner::new(HOUR);
+    signer.then([Answer::Refuse, Answer::Refuse]);
+    let keyring = keyring(&signer, RotationConfig::default());
+    let wanted = keyring.want(&id("ns/a/sa/b"));
+    eventually("a failure", || keyring.attempts().failed > 0).await;
+    let status = keyring.status().remove(0);
+    assert!(status.next.is_some() && status.last_error.is_some(), "{status:?}");
+    keyring.ready(wanted.identity()).await.unwrap();
+    assert_eq!(keyring.attempts(), Attempts { signed: 1, failed: 2 });
+    let status = keyring.status().remove(0);
+    assert!(status.next < status.not_after && status.last_error.is_none(), "{status:?}");
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::fixtures::{
     Ca, HOUR, Leaf, careless_client, careless_server, domain, handshake, handshake_as, id,
 };
-use crate::{BuiltinAuthority, SanError};
+use crate::{Authority as _, BuiltinAuthority, SanError};
 
 /// Two workloads and whose side is looked at.
 struct World {

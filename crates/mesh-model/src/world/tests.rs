@@ -52,15 +52,23 @@ fn a_finished_pod_owns_no_address() {
 }
 
 #[test]
-fn a_service_address_goes_with_the_service_that_holds_it_last() {
-    let mut world = World::default();
+fn a_service_address_that_two_claim_is_the_firsts_by_name_and_then_the_others() {
     let service = |name: &str| Service {
         addresses: vec!["10.96.0.1".parse().unwrap()],
         ports: vec![80],
         ..Service::bare(ServiceKey::new("shop", name))
     };
-    world.apply(Change::Service(service("a")));
-    world.apply(Change::Service(service("b")));
-    world.apply(Change::ServiceRemoved(ServiceKey::new("shop", "a")));
-    assert_eq!(&*world.service_at("10.96.0.1".parse().unwrap()).unwrap().key.name, "b");
+    let holder = |world: &World| {
+        world.service_at("10.96.0.1".parse().unwrap()).map(|served| served.service().key.name.to_string())
+    };
+    for first in ["a", "b"] {
+        let mut world = World::default();
+        world.apply(Change::Service(service(first)));
+        world.apply(Change::Service(service(if first == "a" { "b" } else { "a" })));
+        assert_eq!(holder(&world).as_deref(), Some("a"), "{first} came first");
+        world.apply(Change::ServiceRemoved(ServiceKey::new("shop", "a")));
+        assert_eq!(holder(&world).as_deref(), Some("b"), "never nobody's, which would be plain text");
+        world.apply(Change::ServiceRemoved(ServiceKey::new("shop", "b")));
+        assert_eq!(holder(&world), None);
+    }
 }

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use mesh_model::{Endpoint, Phase, PortMap, ServiceKey};
+use mesh_model::{Endpoint, Phase, PortMap, Service, ServiceKey};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -96,11 +96,12 @@ fn certificates_have_the_published_shape() {
             not_after: Some(Timestamp::from_unix(1_767_312_000)),
             state: CertState::Valid,
             last_error: None,
+            next: Some(Timestamp::from_unix(1_767_268_800)),
         },
         json!({
             "identity": "spiffe://cluster.local/ns/shop/sa/web", "serial": "0a1b", "issuer": "CN=weft root",
             "not_before": "2026-01-01T00:00:00Z", "not_after": "2026-01-02T00:00:00Z", "state": "valid",
-            "last_error": null,
+            "last_error": null, "next": "2026-01-01T12:00:00Z",
         }),
     );
     same(
@@ -112,10 +113,35 @@ fn certificates_have_the_published_shape() {
             not_after: None,
             state: CertState::Failed,
             last_error: Some("the controller refused".into()),
+            next: None,
         },
         json!({
             "identity": "spiffe://cluster.local/ns/shop/sa/web", "serial": null, "issuer": null, "not_before": null,
             "not_after": null, "state": "failed", "last_error": "the controller refused",
+            "next": null,
+        }),
+    );
+}
+
+#[test]
+fn trust_bundles_have_the_published_shape() {
+    same(
+        TrustBundle {
+            file: "/etc/weft/roots/root.pem".into(),
+            error: None,
+            roots: vec![RootRow {
+                subject: "CN=Weft root".into(),
+                fingerprint: "0a".into(),
+                not_before: Timestamp::from_unix(1_767_225_600),
+                not_after: Timestamp::from_unix(1_767_312_000),
+            }],
+        },
+        json!({
+            "file": "/etc/weft/roots/root.pem", "error": null,
+            "roots": [{
+                "subject": "CN=Weft root", "fingerprint": "0a", "not_before": "2026-01-01T00:00:00Z",
+                "not_after": "2026-01-02T00:00:00Z",
+            }],
         }),
     );
 }
@@ -168,20 +194,31 @@ fn a_workload_and_a_service_become_rows() {
     );
     let service = Service {
         addresses: vec!["10.96.0.1".parse().unwrap()],
+        external_addresses: vec!["192.0.2.1".parse().unwrap()],
+        load_balancer_addresses: vec!["198.51.100.1".parse().unwrap()],
+        source_ranges: vec!["10.0.0.0/8".parse().unwrap()],
         ports: vec![80],
         endpoints: vec![Endpoint {
             workload: Some(Uid::new("11")),
             ports: vec![PortMap { service: 80, target: 8080 }],
+            node: Some("a".into()),
+            for_zones: vec!["east".into()],
             ..Endpoint::at("10.0.1.2".parse().unwrap())
         }],
+        affinity_seconds: 10_800,
+        local_only: true,
+        untouched: vec!["udp/53".parse().unwrap()],
         ..Service::bare(ServiceKey::new("shop", "web"))
     };
     same(
         ServiceRow::from(&service),
         json!({
-            "namespace": "shop", "name": "web", "addresses": ["10.96.0.1"], "ports": [80],
+            "namespace": "shop", "name": "web", "addresses": ["10.96.0.1"], "external_addresses": ["192.0.2.1"],
+            "load_balancer_addresses": ["198.51.100.1"], "source_ranges": ["10.0.0.0/8"], "ports": [80],
+            "affinity_seconds": 10_800, "local_only": true,
             "endpoints": [{"address": "10.0.1.2", "ports": [{"service": 80, "target": 8080}], "workload": "11",
-                           "ready": true}],
+                           "ready": true, "node": "a", "for_zones": ["east"], "for_nodes": []}],
+            "other_proxy": null, "untouched": ["udp/53"],
         }),
     );
 }
@@ -202,7 +239,7 @@ fn an_agents_and_a_controllers_status_have_the_published_shapes() {
                 since: Some(Timestamp::from_unix(0)),
                 last_error: None,
             },
-            world: WorldSummary { complete: true, workloads: 3, services: 1 },
+            world: WorldSummary { complete: true, workloads: 3, services: 1, cached_seconds: Some(90) },
             pods,
             kernel: KernelSummary {
                 hooks: vec![HookRow { name: "mesh_connect4".into(), attached: true }],
@@ -214,7 +251,7 @@ fn an_agents_and_a_controllers_status_have_the_published_shapes() {
             "version": "0.1.0", "node": "a", "trust_domain": "cluster.local",
             "controller": {"address": "https://10.0.0.1:15010", "connected": true, "since": "1970-01-01T00:00:00Z",
                            "last_error": null},
-            "world": {"complete": true, "workloads": 3, "services": 1},
+            "world": {"complete": true, "workloads": 3, "services": 1, "cached_seconds": 90},
             "pods": {"captured": 1, "pending": 0, "excluded": 0, "unknown": 1},
             "kernel": {"hooks": [{"name": "mesh_connect4", "attached": true}], "refused": {"unknown_pod": 4}},
             "uptime_seconds": 60,
@@ -230,6 +267,7 @@ fn an_agents_and_a_controllers_status_have_the_published_shapes() {
                 version: Some("0.1.0".into()),
                 acked: Some("12".into()),
                 behind: 0,
+                refused: Some("a map is full".into()),
             }],
             workloads: 3,
             services: 1,
@@ -237,7 +275,8 @@ fn an_agents_and_a_controllers_status_have_the_published_shapes() {
         },
         json!({
             "version": "0.1.0", "trust_domain": "cluster.local",
-            "agents": [{"node": "a", "connected": true, "version": "0.1.0", "acked": "12", "behind": 0}],
+            "agents": [{"node": "a", "connected": true, "version": "0.1.0", "acked": "12", "behind": 0,
+                        "refused": "a map is full"}],
             "workloads": 3, "services": 1, "files": [{"path": "pods.yaml", "error": "line 3: no name"}],
         }),
     );

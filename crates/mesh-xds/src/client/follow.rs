@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_model::Uid;
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -154,6 +155,7 @@ impl Follower {
     }
 
     async fn hear(&mut self, heard: proto::ControllerMessage) -> Result<(), End> {
+        self.shared.status().received += heard.encoded_len() as u64;
         match heard.message {
             Some(Hear::Delta(delta)) => {
                 if self.pending.is_some() {

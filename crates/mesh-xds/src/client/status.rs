@@ -21,6 +21,8 @@ pub struct ClientStatus {
     pub refused: u64,
     /// Streams that were accepted, this one included.
     pub connections: u64,
+    /// Bytes of all messages that the controller sent, before compression, encryption and framing.
+    pub received: u64,
 }
 
 impl ClientStatus {
@@ -33,6 +35,7 @@ impl ClientStatus {
             updates: 0,
             refused: 0,
             connections: 0,
+            received: 0,
         }
     }
 

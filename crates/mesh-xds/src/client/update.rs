@@ -43,6 +43,11 @@ impl Update {
         (Self { changes, complete, receipt: Receipt { verdict: Some(verdict) } }, answer)
     }
 
+    /// A whole world that came from elsewhere than the stream, such as the node's disk: nobody waits for an answer.
+    pub fn kept(changes: Vec<Change>) -> Self {
+        Self::new(changes, true).0
+    }
+
     /// It is applied. The controller tells others that this agent's peers know.
     pub fn ack(self) {
         self.receipt.ack();

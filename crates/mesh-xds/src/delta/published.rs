@@ -1,13 +1,14 @@
 //! What the controller has to say: every resource as of the newest generation, and a log of which changed when.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use mesh_model::Change;
 
 use crate::resource::{Encoded, Name, Resource, Version};
 
-/// So many changes are remembered by name; a session that is further behind compares everything.
+/// So many changes are remembered; a session that is further behind must begin anew. About 80 bytes each.
 const LOG: usize = 65_536;
 
 /// The published snapshot. One, shared by all sessions of a controller.
@@ -15,15 +16,25 @@ const LOG: usize = 65_536;
 pub struct Published {
     /// Rises with every batch that changed something. Of this process only; never on the wire.
     generation: u64,
-    resources: HashMap<Name, Encoded>,
-    /// The exclusive-or of all resources' versions: equal contents, equal value, whatever the order of changes.
+    resources: BTreeMap<Name, Encoded>,
+    /// The exclusive-or of the versions of all that every agent is told: equal contents, equal value, whatever the order
+    /// of changes. What only one node is told is not in it, so agents of different nodes can be compared.
     digest: u128,
     /// Some facts could never be read: what only a client knows may be in them and is not taken from it.
     partial: bool,
-    /// Which resource changed at which generation, oldest first.
-    log: VecDeque<(u64, Name)>,
+    /// What changed, oldest first.
+    log: VecDeque<Logged>,
     /// The log is whole for all generations above this one.
     forgotten: u64,
+}
+
+/// A resource became another, came or went.
+#[derive(Debug)]
+struct Logged {
+    generation: u64,
+    name: Name,
+    /// What was published by this name before.
+    before: Option<Version>,
 }
 
 impl Published {
@@ -32,23 +43,23 @@ impl Published {
         let next = self.generation + 1;
         let mut changed = false;
         for change in changes {
-            if let Some(name) = self.apply_one(change) {
+            if let Some((name, before)) = self.apply_one(change) {
                 changed = true;
-                self.log.push_back((next, name));
+                self.log.push_back(Logged { generation: next, name, before });
+                if self.log.len() > LOG
+                    && let Some(oldest) = self.log.pop_front()
+                {
+                    self.forgotten = oldest.generation;
+                }
             }
         }
         if changed {
             self.generation = next;
         }
-        while self.log.len() > LOG {
-            if let Some((generation, _)) = self.log.pop_front() {
-                self.forgotten = generation;
-            }
-        }
         changed
     }
 
-    fn apply_one(&mut self, change: Change) -> Option<Name> {
+    fn apply_one(&mut self, change: Change) -> Option<(Name, Option<Version>)> {
         let (name, new) = match change {
             Change::Workload(workload) => encoded(Resource::Workload(workload)),
             Change::Service(service) => encoded(Resource::Service(service)),
@@ -57,22 +68,23 @@ impl Published {
             Change::Mesh(settings) => encoded(Resource::Mesh(settings)),
             Change::MeshRemoved => (Name::Mesh, None),
             Change::Node(node) => encoded(Resource::Node(node)),
-            Change::NodeRemoved(name) => (Name::Node(name.as_ref().into()), None),
+            Change::NodeRemoved(name) => (Name::Node(name), None),
         };
-        match (self.resources.entry(name.clone()), new) {
+        let after = new.as_ref().map(|new| new.version);
+        let before = match (self.resources.entry(name.clone()), new) {
             (Entry::Occupied(old), Some(new)) if old.get().version == new.version => return None,
-            (Entry::Occupied(mut old), Some(new)) => {
-                self.digest ^= number(old.get().version) ^ number(new.version);
-                old.insert(new);
-            }
-            (Entry::Occupied(old), None) => self.digest ^= number(old.remove().version),
+            (Entry::Occupied(mut old), Some(new)) => Some(old.insert(new).version),
+            (Entry::Occupied(old), None) => Some(old.remove().version),
             (Entry::Vacant(free), Some(new)) => {
-                self.digest ^= number(new.version);
                 free.insert(new);
+                None
             }
             (Entry::Vacant(_), None) => return None,
+        };
+        if !matches!(name, Name::Node(_)) {
+            self.digest ^= number(before) ^ number(after);
         }
-        Some(name)
+        Some((name, before))
     }
 
     /// Says whether some facts could never be read since the controller started. While that is so, a resource that a
@@ -94,7 +106,7 @@ impl Published {
         self.generation
     }
 
-    /// The version of the whole.
+    /// The version of all that every agent is told.
     pub fn version(&self) -> Version {
         Version(self.digest.to_be_bytes())
     }
@@ -104,18 +116,18 @@ impl Published {
         self.resources.get(name)
     }
 
-    /// All names.
-    pub fn names(&self) -> impl Iterator<Item = &Name> {
-        self.resources.keys()
+    /// Everything from a name on, in the order of names.
+    pub(super) fn from(&self, start: Bound<Name>) -> impl Iterator<Item = (&Name, &Encoded)> {
+        self.resources.range((start, Bound::Unbounded))
     }
 
-    /// What changed after a generation; nothing if the log does not reach back so far (compare everything).
-    pub(super) fn since(&self, generation: u64) -> Option<impl Iterator<Item = &Name>> {
+    /// What changed after a generation, in order, and what it was before; nothing if the log does not reach back so far.
+    pub(super) fn since(&self, generation: u64) -> Option<impl Iterator<Item = (&Name, Option<Version>)>> {
         if generation < self.forgotten {
             return None;
         }
-        let start = self.log.partition_point(|(at, _)| *at <= generation);
-        Some(self.log.range(start..).map(|(_, name)| name))
+        let start = self.log.partition_point(|logged| logged.generation <= generation);
+        Some(self.log.range(start..).map(|logged| (&logged.name, logged.before)))
     }
 }
 
@@ -123,6 +135,6 @@ fn encoded(resource: Resource) -> (Name, Option<Encoded>) {
     (resource.name(), Some(resource.encode()))
 }
 
-fn number(version: Version) -> u128 {
-    u128::from_be_bytes(version.0)
+fn number(version: Option<Version>) -> u128 {
+    version.map_or(0, |version| u128::from_be_bytes(version.0))
 }

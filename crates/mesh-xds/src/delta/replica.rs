@@ -4,15 +4,22 @@ use std::collections::BTreeMap;
 
 use mesh_model::Change;
 
-use super::super::resource::{Name, Resource, ResourceError, Version};
 use crate::proto;
+use crate::resource::{Name, Resource, ResourceError, Strings, Version};
 
 /// The client's side: names and versions only; the contents are the agent's world.
 #[derive(Debug, Default)]
 pub struct Replica {
     /// `None`: the agent refused the newest, so nobody knows what it has by this name.
     held: BTreeMap<Name, Option<Version>>,
+    /// What resources have in common.
+    strings: Strings,
+    /// How many were held when they were last packed.
+    packed: usize,
 }
+
+/// So many more make packing worth while.
+const GROWN: usize = 1_000;
 
 /// A delta, decoded. It counts only once it is handed back to [`Replica::accept`] or [`Replica::refuse`].
 #[derive(Debug)]
@@ -35,7 +42,7 @@ impl Replica {
     /// A replica of an agent that has these from its cache.
     pub fn new(cached: &[Resource]) -> Self {
         let held = cached.iter().map(|resource| (resource.name(), Some(resource.encode().version))).collect();
-        Self { held }
+        Self { held, ..Self::default() }
     }
 
     /// What to say in the hello.
@@ -53,7 +60,7 @@ impl Replica {
     }
 
     /// Decodes a delta. What does not decode is left out and will be refused by name.
-    pub fn receive(&self, delta: proto::Delta) -> Received {
+    pub fn receive(&mut self, delta: proto::Delta) -> Received {
         let world_version = delta.world_version.as_ref().try_into().map(Version).unwrap_or_default();
         let mut received = Received {
             changes: Vec::with_capacity(delta.resources.len() + delta.removed.len()),
@@ -66,6 +73,7 @@ impl Replica {
         for resource in delta.resources {
             match decode(&resource) {
                 Ok((name, version, decoded)) => {
+                    let (name, decoded) = self.share(name, decoded);
                     received.changes.push(decoded.into_change());
                     received.versions.push((name, Some(version)));
                 }
@@ -85,6 +93,24 @@ impl Replica {
         received
     }
 
+    /// The same resource, whose parts are those that are there already.
+    fn share(&mut self, mut name: Name, mut resource: Resource) -> (Name, Resource) {
+        if let Some((known, _)) = self.held.get_key_value(&name) {
+            name = known.clone();
+        }
+        self.strings.share(&mut name, &mut resource);
+        if let Resource::Service(service) = &mut resource {
+            for uid in service.endpoints.iter_mut().filter_map(|endpoint| endpoint.workload.as_mut()) {
+                if let Some((Name::Workload(known), _)) =
+                    self.held.get_key_value(&Name::Workload(uid.clone()))
+                {
+                    *uid = known.clone();
+                }
+            }
+        }
+        (name, resource)
+    }
+
     /// The agent applied the changes. The answer to send: an ack, or a nack of what did not decode.
     pub fn accept(&mut self, received: Received) -> proto::AgentMessage {
         for (name, version) in received.versions {
@@ -92,6 +118,11 @@ impl Replica {
                 Some(version) => self.held.insert(name, Some(version)),
                 None => self.held.remove(&name),
             };
+        }
+        if received.complete && self.held.len() > self.packed + self.packed / 4 + GROWN {
+            // Grown name by name its nodes are half empty; made anew they are full.
+            self.held = std::mem::take(&mut self.held).into_iter().collect();
+            self.packed = self.held.len();
         }
         if received.undecodable.is_empty() {
             return message(proto::agent_message::Message::Ack(proto::Ack { nonce: received.nonce }));

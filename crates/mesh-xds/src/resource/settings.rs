@@ -2,23 +2,18 @@
 
 use std::ops::RangeInclusive;
 
-use ipnet::IpNet;
 use mesh_model::{MeshSettings, NodeInfo};
 
-use super::{Name, Reader, ResourceError, encode_address, shared, strings};
+use super::{Name, Reader, ResourceError, encode_address, encode_prefix, shared, strings};
 use crate::proto;
 
 pub(super) fn encode_mesh(settings: &MeshSettings) -> proto::Mesh {
-    let prefix = |prefix: &IpNet| proto::Prefix {
-        address: encode_address(&prefix.addr()),
-        bits: prefix.prefix_len().into(),
-    };
     let range = |range: &RangeInclusive<u16>| proto::PortRange {
         first: (*range.start()).into(),
         last: (*range.end()).into(),
     };
     proto::Mesh {
-        excluded_prefixes: settings.excluded_prefixes.iter().map(prefix).collect(),
+        excluded_prefixes: settings.excluded_prefixes.iter().map(encode_prefix).collect(),
         excluded_ports: settings.excluded_ports.iter().map(range).collect(),
         bootstrap_namespaces: settings
             .bootstrap_namespaces
@@ -43,13 +38,8 @@ pub(super) fn encode_node(node: &NodeInfo) -> proto::Node {
 
 pub(super) fn decode_mesh(name: &Name, message: proto::Mesh) -> Result<MeshSettings, ResourceError> {
     let read = Reader(name);
-    let mut excluded_prefixes = Vec::with_capacity(message.excluded_prefixes.len());
-    for prefix in &message.excluded_prefixes {
-        let address = read.address("excluded_prefixes.address", &prefix.address)?;
-        let wrong = || read.error("excluded_prefixes.bits", prefix.bits.to_string());
-        let bits = u8::try_from(prefix.bits).map_err(|_| wrong())?;
-        excluded_prefixes.push(IpNet::new(address, bits).map_err(|_| wrong())?);
-    }
+    let prefix = |prefix| read.prefix("excluded_prefixes", prefix);
+    let excluded_prefixes = message.excluded_prefixes.iter().map(prefix).collect::<Result<Vec<_>, _>>()?;
     let mut excluded_ports = Vec::with_capacity(message.excluded_ports.len());
     for range in &message.excluded_ports {
         let first = read.port("excluded_ports.first", range.first)?;

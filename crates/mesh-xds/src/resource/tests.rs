@@ -44,6 +44,13 @@ fn service() -> Service {
         ],
         affinity_seconds: 10_800,
         local_only: true,
+        external_addresses: vec!["192.0.2.7".parse().unwrap()],
+        load_balancer_addresses: vec!["198.51.100.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        source_ranges: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+        other_proxy: Some("somebody".into()),
+        untouched: ["udp/53", "sctp/9000", "node-port/30080", "proxied/203.0.113.7", "unserved/2001:db8::8"]
+            .map(|word| word.parse().unwrap())
+            .to_vec(),
     }
 }
 
@@ -95,6 +102,30 @@ fn every_field_is_part_of_the_version() {
     }
 }
 
+#[test]
+fn every_field_of_a_service_is_part_of_the_version() {
+    let base = Resource::Service(service()).encode().version;
+    let without: [fn(&mut Service); 12] = [
+        |s| s.addresses.clear(),
+        |s| s.ports.clear(),
+        |s| s.endpoints.truncate(1),
+        |s| s.endpoints[1].ready = true,
+        |s| s.endpoints[0].node = None,
+        |s| s.endpoints[0].for_zones.clear(),
+        |s| s.affinity_seconds = 0,
+        |s| s.local_only = false,
+        |s| s.external_addresses.clear(),
+        |s| s.load_balancer_addresses.clear(),
+        |s| s.source_ranges.clear(),
+        |s| s.other_proxy = None,
+    ];
+    for (number, edit) in without.into_iter().enumerate() {
+        let mut changed = service();
+        edit(&mut changed);
+        assert_ne!(Resource::Service(changed).encode().version, base, "edit {number}");
+    }
+}
+
 type EditWorkload = fn(&mut proto::Workload);
 type EditService = fn(&mut proto::Service);
 
@@ -135,6 +166,11 @@ fn a_bad_service_is_refused_by_name_and_field() {
         ("endpoints.address", |s| s.endpoints[0].address = Bytes::new()),
         ("endpoints.ports.target", |s| s.endpoints[0].ports[0].target = 0),
         ("endpoints.ports.service", |s| s.endpoints[0].ports[0].service = 70_000),
+        ("external_addresses", |s| s.external_addresses.push(Bytes::from_static(&[1]))),
+        ("load_balancer_addresses", |s| s.load_balancer_addresses.push(Bytes::new())),
+        ("source_ranges", |s| s.source_ranges[0].bits = 33),
+        ("untouched", |s| s.untouched.push("everything".into())),
+        ("untouched", |s| s.untouched.push("udp/dns".into())),
     ];
     let resource = Resource::Service(service());
     for (field, edit) in cases {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
+use super::service::PROXY_LABEL;
 use super::{FactError, address, is_tcp, name, namespace, port};
 
 /// Which Service a slice belongs to.
@@ -19,19 +20,40 @@ pub struct SliceFact {
     pub name: Arc<str>,
     /// The Service's name.
     pub service: Arc<str>,
-    /// Endpoints that may be chosen.
+    /// All its endpoints.
     pub endpoints: Vec<SliceEndpoint>,
     /// The endpoints' TCP ports.
     pub ports: Vec<SlicePort>,
+    /// It is another proxy's than kube-proxy's.
+    pub other_proxy: bool,
 }
 
-/// One endpoint: ready and not terminating.
+/// One endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
-    /// Addresses of one family, of which any stands for the endpoint.
-    pub addresses: Vec<IpAddr>,
+    /// The first of its addresses: kube-proxy takes no other.
+    pub address: IpAddr,
     /// The pod behind it.
     pub pod: Option<PodReference>,
+    /// What becomes of new connections.
+    pub state: EndpointState,
+    /// The node it is on.
+    pub node: Option<Arc<str>>,
+    /// Zones whose clients it is for.
+    pub for_zones: Vec<Arc<str>>,
+    /// Nodes whose clients it is for.
+    pub for_nodes: Vec<Arc<str>>,
+}
+
+/// An endpoint's conditions, as kube-proxy reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointState {
+    /// May be chosen.
+    Ready,
+    /// Terminating and still serving: chosen when no other is ready.
+    Draining,
+    /// Neither.
+    NotReady,
 }
 
 /// A pod that an endpoint stands for.
@@ -62,19 +84,25 @@ impl SliceFact {
         if slice.address_type == "FQDN" {
             return Ok(None);
         }
-        let mut endpoints = Vec::new();
-        for endpoint in slice.endpoints.iter().filter(|endpoint| serves(endpoint)) {
-            let addresses = endpoint
-                .addresses
-                .iter()
-                .map(|text| address("endpoints.addresses", text))
-                .collect::<Result<_, _>>()?;
+        let mut endpoints = Vec::with_capacity(slice.endpoints.len());
+        for endpoint in &slice.endpoints {
+            let Some(first) = endpoint.addresses.first() else { continue };
             let reference = endpoint.target_ref.as_ref().filter(|to| to.kind.as_deref() == Some("Pod"));
             let pod = reference.and_then(|to| {
                 let in_namespace = to.namespace.as_deref().unwrap_or(&namespace);
                 Some(PodReference { namespace: in_namespace.into(), name: to.name.as_deref()?.into() })
             });
-            endpoints.push(SliceEndpoint { addresses, pod });
+            let hints = endpoint.hints.as_ref();
+            let zones = hints.and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
+            let nodes = hints.and_then(|hints| hints.for_nodes.as_deref()).unwrap_or_default();
+            endpoints.push(SliceEndpoint {
+                address: address("endpoints.addresses", first)?,
+                pod,
+                state: state(endpoint),
+                node: endpoint.node_name.as_deref().filter(|node| !node.is_empty()).map(Arc::from),
+                for_zones: zones.iter().map(|zone| zone.name.as_str().into()).collect(),
+                for_nodes: nodes.iter().map(|node| node.name.as_str().into()).collect(),
+            });
         }
         let mut ports = Vec::new();
         for entry in slice.ports.iter().flatten().filter(|entry| is_tcp(entry.protocol.as_deref())) {
@@ -83,12 +111,22 @@ impl SliceFact {
             let name = entry.name.clone().unwrap_or_default();
             ports.push(SlicePort { name, port: port("ports.port", number)? });
         }
-        Ok(Some(Self { namespace, name, service: service.as_str().into(), endpoints, ports }))
+        let other_proxy = meta.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_LABEL));
+        Ok(Some(Self { namespace, name, service: service.as_str().into(), endpoints, ports, other_proxy }))
     }
 }
 
 /// Conditions that are not given are as good as can be (EndpointSlice API).
-fn serves(endpoint: &Endpoint) -> bool {
-    let Some(conditions) = &endpoint.conditions else { return true };
-    conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false)
+fn state(endpoint: &Endpoint) -> EndpointState {
+    let conditions = endpoint.conditions.as_ref();
+    let is = |condition: Option<bool>, otherwise: bool| condition.unwrap_or(otherwise);
+    let ready = is(conditions.and_then(|all| all.ready), true);
+    let serving = is(conditions.and_then(|all| all.serving), true);
+    let terminating = is(conditions.and_then(|all| all.terminating), false);
+    match (ready, serving && terminating) {
+        // A pod that ends is ready all the same where `publishNotReadyAddresses` says so.
+        (true, _) => EndpointState::Ready,
+        (false, true) => EndpointState::Draining,
+        (false, false) => EndpointState::NotReady,
+    }
 }

@@ -2,7 +2,7 @@
 
 use mesh_model::Phase;
 
-use super::{Fact, PodFact, ServiceFact, SliceFact, Target};
+use super::{EndpointState, Fact, PodFact, ServiceFact, SliceFact, Target};
 use crate::watch::facts_of;
 
 fn pod(metadata: &str, spec: &str, status: &str) -> Result<PodFact, String> {
@@ -180,17 +180,81 @@ fn a_services_addresses_ports_and_targets_are_read() {
 }
 
 #[test]
-fn a_slice_gives_the_endpoints_that_may_be_chosen() {
+fn a_services_rules_and_outer_addresses_are_read() {
+    let read = |spec: &str| service(&format!("clusterIP: 10.96.0.1, {spec}")).unwrap().unwrap();
+    assert_eq!(read("sessionAffinity: None").affinity_seconds, 0);
+    assert_eq!(read("sessionAffinity: ClientIP").affinity_seconds, 10_800);
+    let sticky = "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}";
+    assert_eq!(read(sticky).affinity_seconds, 5);
+    assert!(read("internalTrafficPolicy: Local").local_only);
+    assert!(!read("internalTrafficPolicy: Cluster, externalTrafficPolicy: Local").local_only);
+    let words = |fact: &ServiceFact| fact.untouched.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let fact = read(
+        "externalIPs: [192.0.2.1, 192.0.2.1, 'fd00::1'], loadBalancerSourceRanges: [' 10.0.0.0/8 ', 'fd00::/8'], ports: [\
+         {name: a, port: 80, nodePort: 30080}, {name: b, port: 53, protocol: UDP, nodePort: 30053},\
+         {name: c, port: 9, protocol: SCTP}]",
+    );
+    assert_eq!(fact.external_addresses, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(fact.source_ranges.len(), 2);
+    assert_eq!(words(&fact), ["udp/53", "sctp/9", "node-port/30080", "unserved/fd00::1"]);
+    let headless = service("clusterIP: None, externalIPs: [192.0.2.1], ports: [{port: 53, protocol: UDP}]");
+    let headless = headless.unwrap().unwrap();
+    assert!(headless.external_addresses.is_empty() && headless.untouched.is_empty());
+
+    let yaml = "apiVersion: v1\nkind: Service\n\
+        metadata: {name: web, labels: {service.kubernetes.io/service-proxy-name: somebody}}\n\
+        spec: {clusterIP: 10.96.0.1, type: LoadBalancer}\n\
+        status: {loadBalancer: {ingress: [{ip: 198.51.100.1}, {ip: 198.51.100.2, ipMode: VIP}, \
+                 {ip: 198.51.100.3, ipMode: Proxy}, {hostname: lb.example.com}, {ip: '2001:db8::1'}]}}\n";
+    let Some(Fact::Service(fact)) = facts_of(yaml).unwrap().pop() else { panic!() };
+    assert_eq!(fact.load_balancer_addresses.len(), 2);
+    assert_eq!(words(&fact), ["proxied/198.51.100.3", "unserved/2001:db8::1"]);
+    assert_eq!(fact.other_proxy.as_deref(), Some("somebody"));
+
+    for (bad, field) in [
+        ("sessionAffinity: Cookie", "spec.sessionAffinity"),
+        (
+            "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}",
+            "timeoutSeconds",
+        ),
+        ("externalIPs: [somewhere]", "spec.externalIPs"),
+        ("loadBalancerSourceRanges: [10.0.0.0/33]", "spec.loadBalancerSourceRanges"),
+        ("ports: [{port: 80, nodePort: 70000}]", "spec.ports.nodePort"),
+    ] {
+        let error = service(&format!("clusterIP: 10.96.0.1, {bad}")).unwrap_err();
+        assert!(error.contains("Service web") && error.contains(field), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn a_slices_endpoints_are_read_as_kube_proxy_does() {
     let rest = "addressType: IPv4\nendpoints:\n\
         - {addresses: [10.0.0.1], targetRef: {kind: Pod, name: web-1}}\n\
         - {addresses: [10.0.0.2], conditions: {ready: true}}\n\
         - {addresses: [10.0.0.3], conditions: {ready: false}}\n\
         - {addresses: [10.0.0.4], conditions: {ready: true, terminating: true}}\n\
+        - {addresses: [10.0.0.5], conditions: {ready: false, serving: true, terminating: true}}\n\
+        - {addresses: [10.0.0.6], conditions: {ready: false, serving: false, terminating: true}}\n\
+        - {addresses: [10.0.0.7, 10.0.0.8], nodeName: one, hints: {forZones: [{name: east}], forNodes: [{name: one}]}}\n\
+        - {addresses: []}\n\
         ports: [{name: http, port: 8080}, {name: dns, port: 53, protocol: UDP}, {name: all}]";
     let slice_of_web = slice("kubernetes.io/service-name: web", rest).unwrap();
-    let addresses: Vec<_> =
-        slice_of_web.endpoints.iter().flat_map(|e| &e.addresses).map(ToString::to_string).collect();
-    assert_eq!(addresses, ["10.0.0.1", "10.0.0.2"]);
+    let states: Vec<_> = slice_of_web.endpoints.iter().map(|e| (e.address.to_string(), e.state)).collect();
+    let wanted = [
+        ("10.0.0.1", EndpointState::Ready),
+        ("10.0.0.2", EndpointState::Ready),
+        ("10.0.0.3", EndpointState::NotReady),
+        ("10.0.0.4", EndpointState::Ready),
+        ("10.0.0.5", EndpointState::Draining),
+        ("10.0.0.6", EndpointState::NotReady),
+        ("10.0.0.7", EndpointState::Ready),
+    ];
+    assert_eq!(states, wanted.map(|(address, state)| (address.to_owned(), state)));
+    let last = &slice_of_web.endpoints[6];
+    assert_eq!(
+        (last.node.as_deref(), &*last.for_zones[0], &*last.for_nodes[0]),
+        (Some("one"), "east", "one")
+    );
     assert_eq!(&*slice_of_web.endpoints[0].pod.as_ref().unwrap().name, "web-1");
     assert_eq!(slice_of_web.ports.len(), 1);
 

@@ -4,8 +4,10 @@ use super::*;
 
 fn options(arguments: &str) -> Result<Options, clap::Error> {
     let words = ["weft-bench", "datapath"].into_iter().chain(arguments.split_ascii_whitespace());
-    let Suite::Datapath(options) = Cli::try_parse_from(words)?.suite;
-    Ok(options)
+    match Cli::try_parse_from(words)?.suite {
+        Suite::Datapath(options) => Ok(options),
+        other => panic!("another suite: {other:?}"),
+    }
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub(crate) struct PodSpec {
     pub(crate) qos: Qos,
     pub(crate) v4_only: bool,
     pub(crate) ready: bool,
+    /// A static pod's UID in the API, which is not the one on its node.
+    pub(crate) mirror_uid: Option<String>,
     /// Whose addresses it gets.
     pub(crate) addresses_of: Option<Attachment>,
 }
@@ -63,6 +65,7 @@ impl PodBuilder {
             qos: Qos::default(),
             v4_only: false,
             ready: true,
+            mirror_uid: None,
             addresses_of: None,
         };
         Self { world, key: key.to_owned(), node: None, spec }
@@ -125,6 +128,13 @@ impl PodBuilder {
         self
     }
 
+    /// From a manifest on the node: the API has a mirror of it, with another UID.
+    #[must_use]
+    pub fn static_pod(mut self) -> Self {
+        self.spec.mirror_uid = Some(String::new());
+        self
+    }
+
     /// Not ready: no Service leads to it until `Pod::set_ready`.
     #[must_use]
     pub fn unready(mut self) -> Self {
@@ -147,11 +157,21 @@ impl PodBuilder {
             None => self.world.first_node()?,
         };
         self.world.ensure_namespace(&self.spec.namespace)?;
-        let pod = ScheduledPod { world: self.world, node, spec: self.spec, uid: random::uuid()? };
+        let uid = match &mut self.spec.mirror_uid {
+            None => random::uuid()?,
+            Some(mirror) => {
+                *mirror = random::uuid()?;
+                // Kubelet's hash of the manifest.
+                let hash = random::hex(16)?;
+                self.spec.annotations.insert("kubernetes.io/config.hash".into(), hash.clone());
+                hash
+            }
+        };
+        let mut pod = ScheduledPod { world: self.world, node, spec: self.spec, uid };
         let object = objects::pod(&PodObject {
             namespace: &pod.spec.namespace,
             name: &pod.spec.name,
-            uid: &pod.uid,
+            uid: pod.spec.mirror_uid.as_deref().unwrap_or(&pod.uid),
             node: pod.node.name(),
             service_account: &pod.spec.service_account,
             runtime_class: &pod.spec.runtime_class,
@@ -162,7 +182,9 @@ impl PodBuilder {
             ready: false,
             terminating: false,
         });
-        pod.world.put_object("pod", &pod.spec.namespace, &pod.spec.name, &object)?;
+        if let Some(uid) = pod.world.store().put("pod", &pod.spec.namespace, &pod.spec.name, &object)? {
+            pod.uid = uid;
+        }
         Ok(pod)
     }
 }

@@ -1,0 +1,52 @@
+use super::*;
+
+fn flags() -> InForce {
+    InForce {
+        allow_unknown_pods: false,
+        bootstrap_namespaces: vec!["kube-system".into()],
+        keep_pre_capture_sockets: false,
+        keys_on_disk: false,
+        kubelet_port: 10250,
+        log_format: Format::Text,
+        leaving: false,
+    }
+}
+
+#[test]
+fn what_the_operator_leaves_out_is_the_flag() {
+    assert_eq!(flags().overlaid(None), flags());
+    assert_eq!(flags().overlaid(Some(&MeshSettings::default())), flags());
+}
+
+#[test]
+fn what_the_operator_sets_wins_and_goes_with_the_object() {
+    let mesh = MeshSettings {
+        bootstrap_namespaces: Some(Vec::new()),
+        allow_unknown_pods: Some(true),
+        keep_pre_capture_sockets: Some(true),
+        keys_on_disk: Some(true),
+        kubelet_port: Some(10255),
+        log_format: Some("json".into()),
+        leaving: true,
+        ..MeshSettings::default()
+    };
+    let now = flags().overlaid(Some(&mesh));
+    let all = InForce {
+        allow_unknown_pods: true,
+        bootstrap_namespaces: Vec::new(),
+        keep_pre_capture_sockets: true,
+        keys_on_disk: true,
+        kubelet_port: 10255,
+        log_format: Format::Json,
+        leaving: true,
+    };
+    assert_eq!(now, all);
+    assert_eq!(flags().overlaid(None), flags());
+}
+
+#[test]
+fn what_makes_no_sense_is_nothing_said() {
+    let mesh =
+        MeshSettings { kubelet_port: Some(0), log_format: Some("morse".into()), ..MeshSettings::default() };
+    assert_eq!(flags().overlaid(Some(&mesh)), flags());
+}

@@ -1,0 +1,114 @@
+//! Helm installs the mesh, upgrades it and takes it away; after that nothing of it is left, and every pod connects as
+//! before. All of it under traffic.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kube_tests::left::{left, left_on};
+use kube_tests::{Cluster, tools, traffic::Traffic};
+use lab::{SYSTEM_NAMESPACE, eventually};
+
+fn talking(cluster: &Cluster) -> Result<Traffic> {
+    cluster.namespace("shop").captured()?;
+    let web = cluster.pod("shop/web").node("b").label("app", "web").service_account("web").start()?;
+    let far = cluster.pod("shop/far").node("a").service_account("client").start()?;
+    let near = cluster.pod("shop/near").node("b").service_account("client").start()?;
+    let service = cluster.service("shop/web").select("app", "web").port(80, 8080).create()?;
+    for pod in [&web, &far, &near] {
+        cluster.await_captured(pod)?;
+    }
+    cluster.await_peers_tunnel(&web)?;
+    let to = (service.v4().into(), 80);
+    let traffic = Traffic::start(&web, 8080, &[(&far, to.0, to.1), (&near, to.0, to.1)])?;
+    traffic.await_more(20)?;
+    Ok(traffic)
+}
+
+fn nothing_left(cluster: &Cluster) -> Result<()> {
+    eventually(Duration::from_secs(10), || match left(cluster) {
+        Ok(found) if found.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+}
+
+#[test]
+fn installed_upgraded_and_uninstalled_with_nothing_left_and_nothing_failed() {
+    if !lab::ready("installed_upgraded_and_uninstalled_with_nothing_left_and_nothing_failed") {
+        return;
+    }
+    Cluster::builder().node("a").node("b").run(|cluster| {
+        let traffic = talking(cluster)?;
+        let chart = tools::workspace().join("deploy/charts/mesh");
+        let chart = chart.to_str().expect("UTF-8");
+        let upgrade = ["upgrade", "weft", chart, "--namespace", SYSTEM_NAMESPACE, "--reuse-values"];
+        cluster.api().helm(&[&upgrade[..], &["--set", "meshConfig.excludedPorts={9999}"]].concat())?;
+        let config = cluster.api().kubectl(&["get", "meshconfig", "default", "-o", "yaml"])?;
+        ensure!(config.contains("9999"), "the upgrade did not reach the MeshConfig: {config}");
+        traffic.await_more(20)?;
+        cluster.api().helm(&["uninstall", "weft", "--namespace", SYSTEM_NAMESPACE, "--timeout", "90s"])?;
+        cluster.collect()?;
+        nothing_left(cluster)?;
+        traffic.await_more(20)?;
+        cluster.api().helm(&["uninstall", "weft-crds", "--namespace", SYSTEM_NAMESPACE])?;
+        let all = cluster.api().kubectl(&[
+            "get",
+            "clusterroles,clusterrolebindings,customresourcedefinitions,priorityclasses",
+            "-o",
+            "name",
+        ])?;
+        // The definitions stay, and with them what was configured, until somebody takes them away.
+        let is_definition = |name: &str| name.starts_with("customresourcedefinition");
+        let ours: Vec<&str> =
+            all.lines().filter(|name| name.contains("weft") && !is_definition(name)).collect();
+        ensure!(ours.is_empty(), "left in the API: {ours:?}");
+        let names = ["meshconfigs.weft.dev", "nodestates.weft.dev"];
+        cluster.api().kubectl(&[&["delete", "customresourcedefinition"], &names[..]].concat())?;
+        let (done, failed) = traffic.stop()?;
+        ensure!(failed.is_empty(), "{} of {done} failed: {failed:?}", failed.len());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_whose_agent_is_dead_is_named_and_reset_frees_it() {
+    if !lab::ready("a_node_whose_agent_is_dead_is_named_and_reset_frees_it") {
+        return;
+    }
+    Cluster::builder().node("a").node("b").value("uninstall.timeout=8s").run(|cluster| {
+        let traffic = talking(cluster)?;
+        let (_, failed) = traffic.stop()?;
+        ensure!(failed.is_empty(), "{failed:?}");
+        cluster.agent("b").kill();
+        let uninstall = ["uninstall", "weft", "--namespace", SYSTEM_NAMESPACE];
+        let refused = cluster.api().helm(&[&uninstall[..], &["--timeout", "60s"]].concat());
+        ensure!(refused.is_err(), "uninstalled although node b has not let go: {refused:?}");
+        let said = std::fs::read_to_string(cluster.place().logs().join("job-weft-uninstall.log"))?;
+        ensure!(said.contains('b') && !said.is_empty(), "the hook said {said:?}");
+        eventually(Duration::from_secs(10), || match left_on(cluster, "a") {
+            Ok(found) if found.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+        ensure!(!left_on(cluster, "b")?.is_empty(), "node b has let go with no agent");
+        let node = cluster.node("b");
+        let agent = lab::binary("mesh-agent")?;
+        let reset = node
+            .command([agent.as_os_str(), "reset".as_ref()])?
+            .env("WEFT_CGROUP", node.cgroup().path())
+            .env("WEFT_BPFFS", cluster.place().bpffs("b"))
+            .run()?;
+        reset.ok()?;
+        cluster.api().helm(&[&uninstall[..], &["--no-hooks"]].concat())?;
+        cluster.collect()?;
+        nothing_left(cluster)?;
+        let pods = cluster.pods();
+        let pod = |name: &str| pods.iter().find(|pod| pod.name() == name).expect("a pod of the shop");
+        let clients =
+            [(pod("far"), pod("web").v4().into(), 8090), (pod("near"), pod("web").v4().into(), 8090)];
+        let traffic = Traffic::start(pod("web"), 8090, &clients)?;
+        traffic.await_more(20)?;
+        let (done, failed) = traffic.stop()?;
+        ensure!(failed.is_empty(), "{} of {done} failed: {failed:?}", failed.len());
+        Ok(())
+    });
+}
