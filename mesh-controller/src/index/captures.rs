@@ -86,8 +86,10 @@ impl Captures {
         let word = match (report, spoken.map(|spoken| spoken.word)) {
             (Report::Captured, _) => Word::Captured,
             (Report::Leaving | Report::Gone, Some(_)) => Word::Withdrawn,
+            // Only who captured it lets go of it: that it did was said to another replica, and is not known here yet.
+            (Report::Leaving, None) => Word::Withdrawn,
             // It was never captured: there is nothing to withdraw.
-            (Report::Leaving | Report::Gone, None) => return Ok(false),
+            (Report::Gone, None) => return Ok(false),
         };
         let new = Spoken { node: node.into(), word };
         if spoken == Some(&new) {

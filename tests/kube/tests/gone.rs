@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use kube_tests::{Cluster, traffic::Traffic};
-use lab::{Pod, Service};
+use lab::{Pod, Service, eventually};
 
 struct Shop {
     web: Arc<Pod>,
@@ -108,6 +109,15 @@ fn an_agent_that_starts_with_no_controller_serves_from_its_node() {
     Cluster::builder().node("a").node("b").run(|cluster| {
         let shop = shop(cluster)?;
         nothing_failed(shop.traffic)?;
+        for agent in cluster.agents() {
+            // Written a moment after it is in force.
+            let cache = agent.state_dir().with_file_name("cache").join("world");
+            let uid = shop.web.uid().as_bytes().to_vec();
+            eventually(Duration::from_secs(10), || match std::fs::read(&cache) {
+                Ok(bytes) if bytes.windows(uid.len()).any(|window| window == uid) => Ok(()),
+                other => Err(format!("{}: {:?}", cache.display(), other.map(|bytes| bytes.len()))),
+            })?;
+        }
         cluster.controller().kill();
         for agent in cluster.agents() {
             agent.restart()?;
