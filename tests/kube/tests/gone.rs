@@ -112,10 +112,15 @@ fn an_agent_that_starts_with_no_controller_serves_from_its_node() {
         for agent in cluster.agents() {
             // Written a moment after it is in force.
             let cache = agent.state_dir().with_file_name("cache").join("world");
-            let uid = shop.web.uid().as_bytes().to_vec();
-            eventually(Duration::from_secs(10), || match std::fs::read(&cache) {
-                Ok(bytes) if bytes.windows(uid.len()).any(|window| window == uid) => Ok(()),
-                other => Err(format!("{}: {:?}", cache.display(), other.map(|bytes| bytes.len()))),
+            let pods = cluster.pods();
+            let pods: Vec<_> = pods.iter().filter(|pod| pod.namespace() == "shop").collect();
+            eventually(Duration::from_secs(10), || {
+                let bytes = std::fs::read(&cache).map_err(|error| format!("{}: {error}", cache.display()))?;
+                let has = |uid: &[u8]| bytes.windows(uid.len()).any(|window| window == uid);
+                match pods.iter().find(|pod| !has(pod.uid().as_bytes())) {
+                    None => Ok(()),
+                    Some(missing) => Err(format!("{} is not in {}", missing.key(), cache.display())),
+                }
             })?;
         }
         cluster.controller().kill();
