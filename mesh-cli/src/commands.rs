@@ -117,13 +117,18 @@ impl Failure {
 
 /// `error: …: cause: cause`, in one line.
 pub(crate) fn complaint(failure: &Failure) -> String {
-    let mut line = format!("error: {failure}");
-    let mut cause = std::error::Error::source(failure);
+    printable(&format!("error: {}", chain(failure)))
+}
+
+/// An error and all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
     while let Some(error) = cause {
         line.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    printable(&line)
+    line
 }
 
 /// What every verb needs.

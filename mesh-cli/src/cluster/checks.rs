@@ -7,6 +7,7 @@ use mesh_crd::{MESH_CONFIG, MeshConfig};
 use mesh_telemetry::preflight::Check;
 
 use super::{Cluster, ClusterError};
+use crate::commands::chain;
 
 /// The oldest Kubernetes whose service account tokens name their node.
 const OLDEST: (u32, u32) = (1, 32);
@@ -65,7 +66,11 @@ impl Cluster {
         }
         if !missing.is_empty() {
             let message = format!("{} not there", missing.join(", "));
-            return Ok(Check::warn("crds", message, "helm install mesh-crds deploy/charts/mesh-crds"));
+            return Ok(Check::warn(
+                "crds",
+                message,
+                "helm install weft-crds deploy/charts/mesh-crds --namespace weft-system --create-namespace",
+            ));
         }
         let api: Api<MeshConfig> = Api::all(self.client.clone());
         let config = self.wait(|| "get the MeshConfig".into(), api.get_opt(MESH_CONFIG))?;
@@ -125,16 +130,6 @@ impl Cluster {
 }
 
 fn not_installed(name: &str) -> Check {
-    let remedy = "helm install mesh deploy/charts/mesh --namespace weft-system --create-namespace";
+    let remedy = "helm install weft deploy/charts/mesh --namespace weft-system";
     Check::warn(name, "not installed", remedy)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
