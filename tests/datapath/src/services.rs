@@ -147,13 +147,17 @@ pub fn refusals(agent: &Agent, reason: &str) -> Result<u64> {
     Ok(numbers.sum::<f64>() as u64)
 }
 
-/// The outcome, and that it was counted under this reason.
+/// The outcome, and that it is counted under this reason. (Before the agent knows the Service, the outcome may be the same
+/// for another reason: so it is dialled until it is this one.)
 pub fn refused_for(agent: &Agent, from: &Pod, to: SocketAddr, outcome: &str, reason: &str) -> Result<String> {
     leads_to(from, to, &[outcome])?;
     let before = refusals(agent, reason)?;
-    ensure!(self::outcome(from, to)? == outcome, "another outcome this time");
-    eventually(STEP, || match refusals(agent, reason) {
-        Ok(after) if after > before => Ok(format!("{outcome}, {reason}")),
-        other => Err(format!("{reason} was counted {before} times before and now {other:?}")),
+    eventually(PATIENCE, || {
+        let seen = self::outcome(from, to).map_err(|error| format!("{error:#}"))?;
+        let counted = refusals(agent, reason).map_err(|error| format!("{error:#}"))?;
+        match seen == outcome && counted > before {
+            true => Ok(format!("{outcome}, {reason}")),
+            false => Err(format!("{seen}, and {reason} was counted {before} times before and now {counted}")),
+        }
     })
 }
