@@ -27,6 +27,7 @@ use mesh_xds::client::Client;
 use mesh_xds::snapshot::{self, SnapshotError};
 
 use crate::outbound::Chain;
+use crate::settings;
 
 /// The file's name in its directory.
 const FILE: &str = "world";
@@ -117,6 +118,11 @@ impl Cache {
         self.directory.join(FILE)
     }
 
+    /// No agent of this node has ever known a world. A file that cannot be read is one all the same.
+    pub fn is_new(&self) -> bool {
+        matches!(self.path().try_exists(), Ok(false))
+    }
+
     /// What an earlier process kept, if it is whole and this node's.
     pub fn load(&self) -> Option<Cached> {
         match self.read() {
@@ -187,13 +193,28 @@ impl Cache {
         write().map_err(|source| CacheError::Io { action: "write", path: path.clone(), source })
     }
 
+    /// Nothing is kept.
+    fn forget(&self) {
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, file = %self.path().display(), "the cache of a mesh that leaves stays");
+            }
+            _ => {}
+        }
+    }
+
     /// The controller agrees with what is there.
     fn confirm(&self) -> io::Result<()> {
         File::options().write(true).open(self.path())?.set_modified(SystemTime::now())
     }
 
     /// Starts the writer, on a thread of its own.
-    pub fn keep(self, world: Arc<ArcSwap<World>>, client: Client) -> Option<Keeper> {
+    pub fn keep(
+        self,
+        world: Arc<ArcSwap<World>>,
+        settings: settings::Shared,
+        client: Client,
+    ) -> Option<Keeper> {
         // Full means that a change is known already.
         let (said, heard) = sync_channel(1);
         let agrees = move || {
@@ -201,7 +222,7 @@ impl Cache {
             status.connected && status.applied.is_some()
         };
         let mut writer =
-            Writer { cache: self, world, unwritten: false, wrote: None, complaint: String::new() };
+            Writer { cache: self, world, settings, unwritten: false, wrote: None, complaint: String::new() };
         let thread =
             std::thread::Builder::new().name("cache".into()).spawn(move || writer.run(&heard, &agrees));
         match thread {
@@ -235,6 +256,8 @@ impl Keeper {
 struct Writer {
     cache: Cache,
     world: Arc<ArcSwap<World>>,
+    /// Whether the mesh is leaving: then nothing is kept, and whoever comes next to this node is its first agent.
+    settings: settings::Shared,
     /// There is something that is not on disk.
     unwritten: bool,
     /// When the last write ended, and how long it took.
@@ -271,6 +294,10 @@ impl Writer {
     }
 
     fn write_or_confirm(&mut self, agrees: &impl Fn() -> bool) {
+        if self.settings.load().leaving {
+            self.unwritten = false;
+            return self.cache.forget();
+        }
         if !self.unwritten {
             if agrees() {
                 // A file that is gone is written anew at the next change.

@@ -8,7 +8,7 @@ use mesh_telemetry::logs::Format;
 
 mod cgroups;
 
-pub use cgroups::{mount as cgroup2_mount, own_cgroup};
+pub use cgroups::{holds as holds_process, mount as cgroup2_mount, own_cgroup, search as cgroup_of};
 
 /// The node half of the Weft service mesh: captures the node's pods and gives their connections mutual TLS.
 #[derive(Debug, Parser)]

@@ -65,6 +65,8 @@ pub struct Control {
     pub cached: Option<Cached>,
     /// Keeps the world for the next one.
     pub keeper: Option<Keeper>,
+    /// The controller has told the whole world once.
+    pub heard: bool,
 }
 
 /// Who said it.
@@ -73,6 +75,10 @@ enum Source {
     Cache,
     Controller,
 }
+
+/// Whether the mesh is leaving, from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leaving(bool);
 
 impl Control {
     /// Follows the controller until the client is gone.
@@ -145,9 +151,12 @@ impl Control {
         if services_touched || first {
             self.lower_services(&world);
         }
+        let whole = first || complete && source == Source::Controller && !self.heard;
+        self.heard |= complete && source == Source::Controller;
+        let turned = if mesh_touched || whole { self.settle(&world, whole, source) } else { None };
         // Before the pods: none is taken in by a mesh that is leaving.
-        if mesh_touched || first {
-            self.settle(&world, first, source);
+        if turned == Some(Leaving(true)) {
+            self.pods.set_leaving(true);
         }
         let own: Vec<Arc<Workload>> = touched
             .iter()
@@ -161,6 +170,10 @@ impl Control {
         let removed: Vec<Uid> = touched.iter().filter(|uid| world.workload(uid).is_none()).cloned().collect();
         if !removed.is_empty() {
             self.pods.removed(removed);
+        }
+        // After them: when the hooks are attached again, everybody who runs is known.
+        if turned == Some(Leaving(false)) {
+            self.pods.set_leaving(false);
         }
         // Gone, out of the mesh, or no longer there: what runs lives on, nothing new begins.
         self.pool.evict(|key| {
@@ -182,13 +195,16 @@ impl Control {
     }
 
     /// Has what the operator set in force from here on, and what the operator does not say any more as the flags have it.
+    /// Returns whether the mesh is leaving if that is different. `whole`: this is somebody's first whole word.
     ///
     /// A mesh that is leaving leaves all the same when its configuration goes: that is what `helm uninstall` deletes next, and
-    /// who took the pods in again then would leave them to an agent that is about to be deleted, too.
-    fn settle(&mut self, world: &World, first: bool, source: Source) {
+    /// who took the pods in again then would leave them to an agent that is about to be deleted, too. For the same reason
+    /// a cache has no say in it: it is from before.
+    fn settle(&mut self, world: &World, whole: bool, source: Source) -> Option<Leaving> {
         let mesh = world.mesh().map(Arc::as_ref);
         let mut now = self.flags.overlaid(mesh);
-        now.leaving |= mesh.is_none() && !first && self.settings.load().leaving;
+        let stays_so = source == Source::Cache || mesh.is_none() && !whole;
+        now.leaving |= stays_so && self.settings.load().leaving;
         let before = self.settings.swap(Arc::new(now.clone()));
         logs::set_format(now.log_format);
         if *before != now {
@@ -205,9 +221,7 @@ impl Control {
         if let Err(error) = changed {
             tracing::error!(error = %Chain(&error), "unknown pods go on as they did");
         }
-        if before.leaving != now.leaving {
-            self.pods.set_leaving(now.leaving);
-        }
+        (before.leaving != now.leaving).then_some(Leaving(now.leaving))
     }
 
     /// Where there is nothing to change, nothing is done. The disk may be slow: nobody waits for it.

@@ -349,16 +349,14 @@ fn membership(pid: u32) -> io::Result<String> {
     path.map(str::to_owned).ok_or_else(|| io::Error::other("in no cgroup2 cgroup"))
 }
 
-/// The directory of a process' cgroup: the path is told from the root of this process' cgroup namespace, with `..` for
-/// what lies outside. The process must be in it.
+/// The directory of a process' cgroup. The path is told from the root of this process' cgroup namespace, and where that is
+/// a pod's own, from the nearest common ancestor (`/../../kubelet.service`, for kubelet beside its pods in one slice): then
+/// every cgroup of the node is asked. The process must be in it.
 fn directory(root: &Path, pid: u32, membership: &str) -> Option<PathBuf> {
-    let is_in = |directory: &PathBuf| {
-        let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        procs.lines().any(|line| line.parse() == Ok(pid))
-    };
     let path = Path::new(membership);
     let below: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
     let inside = !path.components().any(|part| part == Component::ParentDir);
     let mounted = inside.then(|| config::cgroup2_mount().ok()).flatten().map(|mount| mount.join(&below));
-    mounted.into_iter().chain([root.join(&below)]).find(is_in)
+    let said = mounted.into_iter().chain([root.join(&below)]).find(|said| config::holds_process(said, pid));
+    said.or_else(|| config::cgroup_of(root, pid))
 }

@@ -167,6 +167,8 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     let ready_port = Server::tcp(flags.ready_listen).context("cannot serve readiness (--ready-listen)")?;
     let cache = Cache::open(&flags.cache_dir, &node);
     let cached = cache.as_ref().and_then(Cache::load);
+    let watch = pods::Watch::open()
+        .context("cannot watch the node's cgroups (raise fs.inotify.max_user_instances of the node)")?;
     let (client, events) = Client::spawn(ClientConfig {
         controller: flags.controller.clone(),
         server_name: mesh_xds::CONTROLLER_NAME.into(),
@@ -195,6 +197,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     }
     let by_flags = InForce::of(flags);
     let settings = Arc::new(ArcSwap::from_pointee(InForce { leaving: away, ..by_flags.clone() }));
+    let is_first = cache.as_ref().is_some_and(Cache::is_new) && !kernel::has_pins(&paths.bpffs);
     let (mut kernel, maps) = Kernel::load(&paths.bpffs, !away)?;
     let maps = Arc::new(maps);
     maps.set_settings(Settings {
@@ -209,7 +212,15 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     let mut follower = kubelet::Follower::new(place.clone(), maps.clone(), settings.clone());
     follower.look();
     if !away {
-        kernel.take_hold(&maps, &cgroup, own, &pods::kubepods(&cgroup))?;
+        let kubepods = pods::kubepods(&cgroup);
+        if is_first {
+            let count = pods::spare_running(&maps, &kubepods)?;
+            tracing::info!(
+                count,
+                "the first agent of this node: pods that run go on as they are until the world is known"
+            );
+        }
+        kernel.take_hold(&maps, &cgroup, own, &kubepods)?;
         tracing::info!(%node, cgroup = %cgroup.display(), "hooks attached");
     }
     follower.spawn().context("cannot follow kubelet")?;
@@ -220,7 +231,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     let repairs = metrics::Repairs::register(&mut registry);
     let earlier = metrics::EarlierSockets::register(&mut registry);
     let world = Arc::new(ArcSwap::from_pointee(World::default()));
-    let keeper = cache.and_then(|cache| cache.keep(world.clone(), client.clone()));
+    let keeper = cache.and_then(|cache| cache.keep(world.clone(), settings.clone(), client.clone()));
     let cached_as_of = cached.as_ref().map(|cached| cached.as_of);
     let connections = Connections::new(metrics.clone());
     let pool = Pool::new(mesh_hbone::ClientConfig::default());
@@ -259,6 +270,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
             world: world.clone(),
             earlier,
         },
+        watch,
         kernel,
         maps.clone(),
         keyring.clone(),
@@ -283,6 +295,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         known,
         cached,
         keeper: keeper.clone(),
+        heard: false,
     };
     tokio::spawn(control.run(events));
 

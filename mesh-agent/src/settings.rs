@@ -22,6 +22,9 @@ use crate::config::{PreCaptureSockets, RunFlags, UnknownPods};
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use tests::flags as example;
+
 /// What is in force now; loaded anew by whoever asks.
 pub type Shared = Arc<ArcSwap<InForce>>;
 

@@ -168,14 +168,16 @@ abi! {
         pub netns_cookie: u64,
         /// A `PodEntry::STATE_` constant, or [`CgroupEntry::KUBEPODS`].
         pub state: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// [`CgroupEntry::EARLIER`] or 0: for the agent; hooks do not read it.
+        pub flags: u32,
     }
 }
 
 impl CgroupEntry {
     /// The cgroup below which kubelet makes every pod's: who is in it and not known is an unknown pod.
     pub const KUBEPODS: u32 = 100;
+    /// It is excluded because it ran before the node's first agent, and nobody has classified it.
+    pub const EARLIER: u32 = 1;
 }
 
 abi! {

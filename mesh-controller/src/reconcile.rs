@@ -4,7 +4,7 @@
 //! watches ─▶ Board ─┬─▶ leases       who is alive, who is the leader, which withdrawals everybody's agents know
 //!                   ├─▶ nodes        NodeState ◀─▶ the hub's captures
 //!                   ├─▶ policies     NetworkPolicies that cut tunnels
-//!                   ├─▶ mesh_config  condition Accepted (leader), certificate lifetime
+//!                   ├─▶ mesh_config  condition Accepted (leader), certificate lifetime, log format
 //! hub ──────────────┴─▶ events       Events on pods, nodes and objects
 //! ```
 //!
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use mesh_telemetry::logs::Format;
 use mesh_telemetry::readiness::Condition;
 use mesh_telemetry::shutdown::Shutdown;
 use tokio::sync::watch;
@@ -60,6 +61,8 @@ pub struct Reconcile {
     pub issuer: Issuer,
     /// The lifetime where the MeshConfig sets none.
     pub lifetime: Duration,
+    /// How log lines are written where the MeshConfig does not say.
+    pub log_format: Format,
     /// Stops everything.
     pub shutdown: Shutdown,
 }

@@ -16,6 +16,7 @@ use mesh_identity::LiveAuthority;
 use mesh_identity::tls::{self, CertSource};
 use mesh_model::TrustDomain;
 use mesh_telemetry::http::{Routes, Server};
+use mesh_telemetry::listen;
 use mesh_telemetry::metrics::Registry;
 use mesh_telemetry::readiness::{Condition, Ready};
 use mesh_telemetry::shutdown::Shutdown;
@@ -140,7 +141,7 @@ impl Shell {
             admin.push((Server::tcp(config.ready_listen)?, admin::ready_routes(&ready)));
         }
         let failed = |source| RunError::Listen { addr: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let listener = listen::tcp(config.listen).and_then(TcpListener::from_std).map_err(failed)?;
         let listen = listener.local_addr().unwrap_or(config.listen);
         Ok(Self { shutdown, ready, serving, listener, listen, admin, hub, metrics, trust_domain })
     }

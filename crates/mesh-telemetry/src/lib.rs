@@ -12,6 +12,7 @@
 
 pub mod api;
 pub mod http;
+pub mod listen;
 pub mod logs;
 pub mod metrics;
 pub mod preflight;

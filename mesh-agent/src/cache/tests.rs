@@ -78,7 +78,8 @@ fn a_write_that_was_cut_off_leaves_the_last_world() {
 /// The writer without its thread's clocks: what it does when its time has come.
 fn writer(cache: &Cache, world: World) -> Writer {
     let world = Arc::new(ArcSwap::from_pointee(world));
-    Writer { cache: cache.clone(), world, unwritten: false, wrote: None, complaint: String::new() }
+    let settings = Arc::new(ArcSwap::from_pointee(settings::example()));
+    Writer { cache: cache.clone(), world, settings, unwritten: false, wrote: None, complaint: String::new() }
 }
 
 #[test]
@@ -127,7 +128,8 @@ async fn changes_are_written_by_a_thread_and_what_is_left_at_the_end() {
     let (client, _events) =
         Client::spawn(mesh_xds::ClientConfig::new("127.0.0.1:1", "/none", "/none", "one"));
     let current = Arc::new(ArcSwap::from_pointee(World::default()));
-    let keeper = cache.clone().keep(current.clone(), client).unwrap();
+    let settings = Arc::new(ArcSwap::from_pointee(settings::example()));
+    let keeper = cache.clone().keep(current.clone(), settings, client).unwrap();
     for number in 0..100 {
         let names: Vec<String> = (0..number).map(|number| format!("s{number}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -136,4 +138,21 @@ async fn changes_are_written_by_a_thread_and_what_is_left_at_the_end() {
     }
     keeper.finish();
     assert_eq!(cache.load().unwrap().resources.len(), 99, "the newest");
+}
+
+#[tokio::test]
+async fn a_mesh_that_leaves_is_not_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = cache(directory.path());
+    cache.write(&world(&["one"])).unwrap();
+    assert!(!cache.is_new());
+    let (client, _events) =
+        Client::spawn(mesh_xds::ClientConfig::new("127.0.0.1:1", "/none", "/none", "one"));
+    let leaving = settings::InForce { leaving: true, ..settings::example() };
+    let settings = Arc::new(ArcSwap::from_pointee(leaving));
+    let current = Arc::new(ArcSwap::from_pointee(world(&["one", "two"])));
+    let keeper = cache.clone().keep(current, settings, client).unwrap();
+    keeper.changed();
+    keeper.finish();
+    assert!(cache.is_new(), "who comes next is the first");
 }

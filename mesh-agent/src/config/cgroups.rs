@@ -73,13 +73,13 @@ pub fn own_cgroup(hooks: &Path) -> anyhow::Result<u64> {
 }
 
 /// Whether a process is in the cgroup itself.
-fn holds(cgroup: &Path, pid: u32) -> bool {
+pub fn holds(cgroup: &Path, pid: u32) -> bool {
     fs::read_to_string(cgroup.join("cgroup.procs"))
         .is_ok_and(|list| list.lines().any(|line| line.parse() == Ok(pid)))
 }
 
 /// The cgroup at or below a directory that holds a process.
-fn search(top: &Path, pid: u32) -> Option<PathBuf> {
+pub fn search(top: &Path, pid: u32) -> Option<PathBuf> {
     let mut open = vec![top.to_owned()];
     while let Some(directory) = open.pop() {
         if holds(&directory, pid) {

@@ -40,7 +40,7 @@ impl Kernel {
         for directory in kubepods {
             let id = cgroup_id(directory)
                 .map_err(|source| KernelError::Kubepods { path: directory.clone(), source })?;
-            let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, reserved: 0 };
+            let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, flags: 0 };
             maps.set_cgroup(id, entry)?;
         }
         self.attach(cgroup)?;

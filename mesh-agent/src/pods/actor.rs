@@ -21,7 +21,7 @@ use super::find;
 use super::ledger::{Ledger, Lost};
 use super::listeners;
 use super::on_node::{Node as _, OnNode};
-use super::watch::{self, Seen};
+use super::watch::{self, Seen, Watch};
 use crate::capture::Acceptor;
 use crate::kernel::maps::{Maps, cgroup_id};
 use crate::kernel::{Kernel, MapFailure};
@@ -38,7 +38,7 @@ const ALL_EVERY: u32 = 30;
 const IDLE: Duration = Duration::from_secs(30);
 
 /// What the actor is told at start.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PodsConfig {
     /// The node's name.
     pub node: String,
@@ -130,6 +130,7 @@ impl Handle {
 /// Starts the actor on a thread of its own.
 pub fn spawn(
     config: PodsConfig,
+    watch: Watch,
     kernel: Kernel,
     maps: Arc<Maps>,
     keyring: Keyring,
@@ -139,7 +140,7 @@ pub fn spawn(
 ) -> std::io::Result<Handle> {
     let (inputs, receiver) = mpsc::unbounded_channel();
     let (seen, mut sightings) = mpsc::unbounded_channel();
-    watch::spawn(config.cgroup.clone(), config.pod_logs.clone(), seen)?;
+    watch::spawn(watch, config.cgroup.clone(), config.pod_logs.clone(), seen)?;
     let handle = Handle { inputs };
     let forward = handle.clone();
     tokio::spawn(async move {
@@ -175,6 +176,7 @@ pub fn spawn(
         ticket: 0,
         looks: 0,
         complete: false,
+        leaving: false,
         left: false,
         swept: false,
     };
@@ -196,6 +198,8 @@ struct Actor {
     looks: u32,
     /// The whole world is known.
     complete: bool,
+    /// The mesh is leaving.
+    leaving: bool,
     /// The node was let go of: nothing is attached.
     left: bool,
     /// All cgroups were looked at once: what is in the kernel and of none of them is a stranger's.
@@ -243,6 +247,10 @@ impl Actor {
                 self.complete = true;
                 if self.swept {
                     self.forget_strangers();
+                }
+                let unnamed = self.entries.iter().filter(|(_, entry)| entry.workload().is_none());
+                for uid in unnamed.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
+                    self.drive(&uid);
                 }
             }
             Input::Released(uids) => {
@@ -293,8 +301,11 @@ impl Actor {
             }
             Seen::Logged => {
                 // The end of the first look at all cgroups, which a world from the disk may precede.
-                if !std::mem::replace(&mut self.swept, true) && self.complete {
-                    self.forget_strangers();
+                if !std::mem::replace(&mut self.swept, true) {
+                    if self.complete {
+                        self.forget_strangers();
+                    }
+                    self.come_back_if_wanted();
                 }
                 for uid in self.look_at_logs() {
                     self.drive(&uid);
@@ -305,7 +316,7 @@ impl Actor {
 
     fn kubepods(&mut self, path: &Path) {
         let recorded = cgroup_id(path).map_err(|error| error.to_string()).and_then(|id| {
-            let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, reserved: 0 };
+            let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, flags: 0 };
             self.node.set_cgroup(id, entry).map_err(|error| error.to_string())
         });
         if let Err(error) = recorded {

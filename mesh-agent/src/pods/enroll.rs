@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_common::{AddrEntry, CgroupEntry, PodEntry};
-use mesh_model::{PodState, Reason, Tunnel, Uid, Workload};
+use mesh_model::{Reason, Tunnel, Uid, Workload};
 use tokio_util::sync::CancellationToken;
 
 use super::find::{self, Sandbox};
@@ -36,6 +36,8 @@ use super::stage::{Stage, Wanted};
 use crate::kernel::MapFailure;
 use crate::kernel::maps::addr;
 use crate::netns::{BigSegments, Netns};
+
+mod view;
 
 /// How long a leaving pod's listeners wait for the peers at most.
 const LEAVE_AT_MOST: Duration = Duration::from_secs(30);
@@ -101,62 +103,16 @@ impl Entry {
     }
 
     /// The pod's cgroup, and what a predecessor of this agent left in the kernel about it: a pod that ran outside the mesh
-    /// goes on so until it is taken in.
+    /// goes on so until it is taken in. One that was there before any agent does, too, until somebody says what it is.
     pub(super) fn set_cgroup(&mut self, path: PathBuf, id: u64, found: Option<CgroupEntry>) {
         self.cgroup = Some((path, id));
         let Some(found) = found else { return };
         self.hint = Some(found.netns_cookie).filter(|cookie| *cookie != 0);
-        self.settled = matches!(found.state, PodEntry::STATE_EXCLUDED | PodEntry::STATE_CAPTURED);
+        let is_earlier = found.flags & CgroupEntry::EARLIER != 0;
+        self.settled =
+            matches!(found.state, PodEntry::STATE_EXCLUDED | PodEntry::STATE_CAPTURED) && !is_earlier;
         if found.state == PodEntry::STATE_EXCLUDED && matches!(self.stage, Stage::Unknown) {
             self.stage = Stage::Excluded;
-        }
-    }
-
-    pub(super) fn workload(&self) -> Option<&Arc<Workload>> {
-        self.workload.as_ref()
-    }
-
-    pub(super) fn bootstrap(&self) -> Option<&(String, String)> {
-        self.bootstrap.as_ref()
-    }
-
-    pub(super) fn reason(&self) -> Option<Reason> {
-        self.reason
-    }
-
-    pub(super) fn has_cgroup(&self) -> bool {
-        self.cgroup.is_some()
-    }
-
-    pub(super) fn cgroup_id(&self) -> Option<u64> {
-        self.cgroup.as_ref().map(|(_, id)| *id)
-    }
-
-    pub(super) fn cookie(&self) -> Option<u64> {
-        self.netns.as_ref().map(|netns| netns.cookie())
-    }
-
-    /// The pod whose listeners there are.
-    pub(super) fn enrolled_pod(&self) -> Option<&Arc<Pod>> {
-        match &self.stage {
-            Stage::Captured(pod) | Stage::Leaving { pod, .. } => Some(pod),
-            Stage::Unknown | Stage::Excluded | Stage::Pending => None,
-        }
-    }
-
-    /// Whether addresses and hooks of the namespace that a predecessor left are to stay: they refuse until the pod is
-    /// taken in.
-    pub(super) fn may_be_enrolled(&self) -> bool {
-        !matches!(self.stage, Stage::Unknown | Stage::Excluded)
-    }
-
-    /// What `meshctl pods` says. A leaving pod's new connections are untouched.
-    pub(super) fn state(&self) -> PodState {
-        match self.stage {
-            Stage::Unknown => PodState::Unknown,
-            Stage::Excluded | Stage::Leaving { .. } => PodState::Excluded,
-            Stage::Pending => PodState::Pending,
-            Stage::Captured(_) => PodState::Captured,
         }
     }
 
@@ -194,7 +150,10 @@ impl Entry {
             wanted => wanted,
         };
         let again = match wanted {
-            Wanted::Nothing => Ok(None),
+            Wanted::Nothing => {
+                self.forget_earlier(node, id);
+                Ok(None)
+            }
             Wanted::Excluded => self.exclude(node, &path, id),
             Wanted::Captured => self.capture(node, &path, id),
         };
@@ -203,6 +162,19 @@ impl Entry {
             tracing::error!(uid = %self.uid, error = &error as &dyn std::error::Error, "a pod could not be recorded in the kernel");
             Some(Duration::from_secs(1))
         })
+    }
+
+    /// It ran before the node's first agent, and the whole world does not know it: from now on it is nobody.
+    fn forget_earlier(&mut self, node: &mut impl Node, id: u64) {
+        if self.settled || !matches!(self.stage, Stage::Excluded) || !node.world_complete() {
+            return;
+        }
+        match node.remove_cgroup(id) {
+            Ok(()) => self.stage = Stage::Unknown,
+            Err(error) => {
+                tracing::warn!(uid = %self.uid, error = &error as &dyn std::error::Error, "a cgroup stays recorded");
+            }
+        }
     }
 
     fn exclude(
@@ -229,10 +201,7 @@ impl Entry {
             Stage::Unknown | Stage::Excluded => {}
         }
         let cookie = self.cookie().unwrap_or(0);
-        node.set_cgroup(
-            id,
-            CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_EXCLUDED, reserved: 0 },
-        )?;
+        node.set_cgroup(id, CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_EXCLUDED, flags: 0 })?;
         if self.workload.as_ref().is_some_and(|workload| workload.host_network) {
             return Ok(None);
         }
@@ -252,7 +221,9 @@ impl Entry {
         path: &std::path::Path,
         id: u64,
     ) -> Result<Again, MapFailure> {
-        let is_new = matches!(self.stage, Stage::Unknown);
+        // One from before the first agent was labelled before it, too, for all that anybody knows.
+        let is_new =
+            matches!(self.stage, Stage::Unknown) || (matches!(self.stage, Stage::Excluded) && !self.settled);
         match std::mem::replace(&mut self.stage, Stage::Pending) {
             Stage::Captured(pod) => {
                 let same_sandbox = find::is_populated(path) && self.same_sandbox(node, path, &pod);
@@ -279,12 +250,12 @@ impl Entry {
                 return Ok(None);
             }
             // Until everything is in place a running pod goes on as it was, and a new one is refused.
-            Stage::Excluded => self.stage = Stage::Excluded,
-            Stage::Unknown | Stage::Pending => {}
+            Stage::Excluded if self.settled => self.stage = Stage::Excluded,
+            Stage::Excluded | Stage::Unknown | Stage::Pending => {}
         }
         // A settled one's cgroup goes on saying so, to a successor too; its namespace, below, refuses.
         if matches!(self.stage, Stage::Pending) && !self.settled {
-            let entry = CgroupEntry { netns_cookie: 0, state: PodEntry::STATE_PENDING, reserved: 0 };
+            let entry = CgroupEntry { netns_cookie: 0, state: PodEntry::STATE_PENDING, flags: 0 };
             node.set_cgroup(id, entry)?;
         }
         let Some(workload) = self.workload.clone() else { return Ok(None) };
@@ -381,10 +352,7 @@ impl Entry {
             addr6: of_family(false).unwrap_or_default(),
         };
         node.set_pod(cookie, entry)?;
-        node.set_cgroup(
-            id,
-            CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_CAPTURED, reserved: 0 },
-        )
+        node.set_cgroup(id, CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_CAPTURED, flags: 0 })
     }
 
     /// First the pod's own connects, then what arrives in plaintext; HBONE stays until the peers know.
@@ -392,10 +360,7 @@ impl Entry {
         let cookie = pod.netns.cookie();
         let until = Instant::now() + LEAVE_AT_MOST;
         self.stage = Stage::Leaving { pod: pod.clone(), until };
-        node.set_cgroup(
-            id,
-            CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_EXCLUDED, reserved: 0 },
-        )?;
+        node.set_cgroup(id, CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_EXCLUDED, flags: 0 })?;
         node.set_pod(cookie, PodEntry { state: PodEntry::STATE_EXCLUDED, ..PodEntry::default() })?;
         for address in &pod.addresses {
             let entry = AddrEntry { netns_cookie: cookie, state: AddrEntry::LEAVING, reserved: 0 };

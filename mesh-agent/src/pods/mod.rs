@@ -17,6 +17,7 @@ mod actor;
 mod earlier;
 mod enroll;
 mod find;
+mod first;
 mod ledger;
 pub mod listeners;
 mod on_node;
@@ -27,5 +28,7 @@ mod watch;
 
 pub use actor::{Handle, PodsConfig, spawn};
 pub use find::{is_pods_cgroup, kubepods};
+pub use first::spare_running;
 pub use listeners::Listener;
 pub use pod::Pod;
+pub use watch::Watch;

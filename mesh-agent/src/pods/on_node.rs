@@ -74,6 +74,7 @@ pub(super) struct OnNode {
     pub(super) handle: Handle,
     /// Where the keyring's tasks run.
     pub(super) tasks: tokio::runtime::Handle,
+    /// The mesh is leaving, or has left and is not back yet.
     pub(super) leaving: bool,
 }
 

@@ -41,9 +41,25 @@ pub(super) enum Seen {
     Logged,
 }
 
+/// What the watch needs of the kernel, which may have none left: to be opened before the node is taken hold of.
+#[derive(Debug)]
+pub struct Watch(Inotify);
+
+impl Watch {
+    /// One of root's `fs.inotify.max_user_instances`, often 128, which nodes that are containers share.
+    pub fn open() -> std::io::Result<Self> {
+        Ok(Self(Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?))
+    }
+}
+
 /// Starts watching below `root`, on a thread that ends with the receiver.
-pub(super) fn spawn(root: PathBuf, pod_logs: PathBuf, seen: UnboundedSender<Seen>) -> std::io::Result<()> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+pub(super) fn spawn(
+    watch: Watch,
+    root: PathBuf,
+    pod_logs: PathBuf,
+    seen: UnboundedSender<Seen>,
+) -> std::io::Result<()> {
+    let Watch(inotify) = watch;
     std::thread::Builder::new().name("cgroup-watch".into()).spawn(move || {
         let mut watcher =
             Watcher { inotify, root, pod_logs, seen, watched: HashMap::new(), pods: HashMap::new() };

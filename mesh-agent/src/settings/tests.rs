@@ -1,6 +1,6 @@
 use super::*;
 
-fn flags() -> InForce {
+pub(crate) fn flags() -> InForce {
     InForce {
         allow_unknown_pods: false,
         bootstrap_namespaces: vec!["kube-system".into()],

@@ -2,16 +2,19 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
+use kube::api::{Api, ListParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Resource, ResourceExt as _};
 use mesh_crd::{MESH_CONFIG, MeshConfig};
 use mesh_telemetry::preflight::Check;
+use serde::de::DeserializeOwned;
 
 use super::{Cluster, ClusterError};
 use crate::commands::chain;
 
 /// The oldest Kubernetes whose service account tokens name their node.
 const OLDEST: (u32, u32) = (1, 32);
-/// The release's namespace, as the charts are installed by default.
+/// The release's namespace if nobody chose another: all that is looked at where the user may not look everywhere.
 const NAMESPACE: &str = "weft-system";
 
 impl Cluster {
@@ -90,33 +93,56 @@ impl Cluster {
     }
 
     fn controller(&self) -> Result<Check, ClusterError> {
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let Some(deployment) = self.wait(|| "get the controller".into(), api.get_opt("weft-controller"))?
-        else {
+        let Some(deployment) = self.of_the_release::<Deployment>("weft-controller")? else {
             return Ok(not_installed("controller"));
         };
+        let namespace = deployment.namespace().unwrap_or_default();
         let ready = deployment.status.and_then(|status| status.ready_replicas).unwrap_or(0);
         let message = format!("{ready} ready");
         Ok(match ready {
-            0 => Check::fail("controller", message, "kubectl -n weft-system logs deployment/weft-controller"),
+            0 => {
+                let remedy = format!("kubectl -n {namespace} logs deployment/weft-controller");
+                Check::fail("controller", message, &remedy)
+            }
             _ => Check::pass("controller", message),
         })
     }
 
     fn agents(&self) -> Result<Check, ClusterError> {
-        let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let Some(agents) = self.wait(|| "get the agents".into(), api.get_opt("weft-agent"))? else {
+        let Some(agents) = self.of_the_release::<DaemonSet>("weft-agent")? else {
             return Ok(not_installed("agents"));
         };
+        let namespace = agents.namespace().unwrap_or_default();
         let (ready, wanted) =
             agents.status.map_or((0, 0), |status| (status.number_ready, status.desired_number_scheduled));
         let message = format!("{ready} of {wanted} ready");
         Ok(match ready >= wanted {
             true => Check::pass("agents", message),
             false => {
-                Check::warn("agents", message, "kubectl -n weft-system get pods -o wide, then logs of those")
+                let remedy = format!("kubectl -n {namespace} get pods -o wide, then logs of those");
+                Check::warn("agents", message, &remedy)
             }
         })
+    }
+
+    /// An object of the release, in whatever namespace it was installed.
+    fn of_the_release<K>(&self, name: &str) -> Result<Option<K>, ClusterError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let all: Api<K> = Api::all(self.client.clone());
+        match self.wait(|| format!("look for {name}"), all.list(&named)) {
+            Ok(found) => Ok(found.items.into_iter().next()),
+            Err(ClusterError::Denied { .. }) => {
+                let api: Api<K> = Api::namespaced(self.client.clone(), NAMESPACE);
+                self.wait(|| format!("get {name} in {NAMESPACE}"), api.get_opt(name))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn network_policies(&self) -> Result<Check, ClusterError> {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt as _;
-use mesh_crd::mesh_config::MeshConfigStatus;
+use mesh_crd::mesh_config::{LogFormat, MeshConfigStatus};
 use mesh_crd::{MeshConfig, NodeState, NodeStateStatus};
 use mesh_model::{TrustDomain, Uid};
+use mesh_telemetry::logs::Format;
 use tokio::sync::watch;
 
 use crate::publish::Hub;
@@ -55,8 +56,28 @@ pub(super) struct SeenMeshConfig {
     /// In force as it stands, or why not.
     pub(super) verdict: Result<(), String>,
     pub(super) trust_domain: Option<String>,
-    /// Of certificates, if it is set and good.
+    /// Of the last one that was good.
+    pub(super) own: Own,
+}
+
+/// What of a MeshConfig concerns the controller itself and is followed live.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Own {
+    /// Of certificates.
     pub(super) lifetime: Option<Duration>,
+    pub(super) log_format: Option<Format>,
+}
+
+impl Own {
+    fn of(object: &MeshConfig) -> Self {
+        Self {
+            lifetime: object.certificate_lifetime().ok().flatten(),
+            log_format: object.spec.log_format.map(|format| match format {
+                LogFormat::Text => Format::Text,
+                LogFormat::Json => Format::Json,
+            }),
+        }
+    }
 }
 
 /// A Lease likewise.
@@ -184,17 +205,16 @@ impl Board {
         let verdict = object.settings().map(drop).map_err(|error| crate::chain(&error));
         self.change(|state| {
             // The last good one stays in force.
-            let old = state.mesh_configs.get(&object.name_any()).and_then(|old| old.lifetime);
-            let lifetime = match &verdict {
-                Ok(()) => object.certificate_lifetime().ok().flatten(),
-                Err(_) => old,
+            let own = match &verdict {
+                Ok(()) => Own::of(object),
+                Err(_) => state.mesh_configs.get(&object.name_any()).map(|old| old.own).unwrap_or_default(),
             };
             let seen = SeenMeshConfig {
                 generation: object.metadata.generation,
                 status: object.status.clone().unwrap_or_default(),
                 verdict,
                 trust_domain: object.spec.trust_domain.clone(),
-                lifetime,
+                own,
             };
             state.mesh_configs.insert(object.name_any(), seen);
         });
@@ -209,7 +229,7 @@ impl Board {
                 status: old.map(|old| old.status.clone()).unwrap_or_default(),
                 verdict: Err(error.into()),
                 trust_domain: old.and_then(|old| old.trust_domain.clone()),
-                lifetime: old.and_then(|old| old.lifetime),
+                own: old.map(|old| old.own).unwrap_or_default(),
             };
             state.mesh_configs.insert(name.into(), seen);
         });

@@ -1,7 +1,7 @@
 //! MeshConfig: what it says at the start, what of it is followed live, and the condition `Accepted` on it.
 //!
 //! Agents' settings go with the world, by way of the index. Here is what concerns the controller itself: the trust domain
-//! (at the start: identities are made of it) and the lifetime of certificates (live).
+//! (at the start: identities are made of it), the lifetime of certificates and the form of log lines (live).
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use mesh_crd::MeshConfig;
 use mesh_crd::mesh_config::MeshConfigStatus;
 use mesh_model::TrustDomain;
+use mesh_telemetry::logs;
 use mesh_telemetry::readiness::Condition as Readiness;
 use serde_json::json;
 use tokio::sync::watch;
@@ -87,7 +88,9 @@ pub(super) async fn keep(shared: Reconcile, mut leader: watch::Receiver<bool>) {
         };
         if whole {
             let default = configs.get(mesh_crd::MESH_CONFIG);
-            shared.issuer.set_lifetime(default.and_then(|seen| seen.lifetime).unwrap_or(shared.lifetime));
+            let own = default.map(|seen| seen.own).unwrap_or_default();
+            shared.issuer.set_lifetime(own.lifetime.unwrap_or(shared.lifetime));
+            logs::set_format(own.log_format.unwrap_or(shared.log_format));
         }
         let mut well = true;
         if *leader.borrow_and_update() {

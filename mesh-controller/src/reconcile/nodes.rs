@@ -35,6 +35,8 @@ const SEEN: Duration = Duration::from_secs(600);
 const WRITES: usize = 8;
 /// An agent has so long to come back to a controller that was restarted before its node counts as not connected.
 const RETURN: Duration = Duration::from_secs(60);
+/// A spec with nothing in it never changes.
+const ONLY_GENERATION: i64 = 1;
 const RESOURCE: &str = "nodestates.weft.dev";
 const STATUS: &str = "nodestates.weft.dev/status";
 
@@ -64,6 +66,8 @@ pub(super) fn step(
     }
     let wanted = wanted(row, status, me, now);
     match status {
+        // Somebody deleted it and says by that that the node is free: only an agent that comes back has it made again.
+        None if !claims && !row.connected => Step::Nothing,
         Some(status) if is_same(status, &wanted) && !is_stale(status, row, now) => Step::Nothing,
         _ => Step::Write(Box::new(wanted)),
     }
@@ -105,17 +109,17 @@ fn connected(
         reason: reason.into(),
         message,
         last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(now))),
-        observed_generation: None,
+        observed_generation: Some(ONLY_GENERATION),
     }
 }
 
-/// But for the time.
 /// The node's agent has a stream to another replica.
 fn is_connected_elsewhere(seen: &SeenNodeState, me: &str) -> bool {
     let is_connected = seen.status.conditions.iter().any(|c| c.type_ == "Connected" && c.status == "True");
     is_connected && seen.status.replica.as_deref() != Some(me)
 }
 
+/// But for the time.
 fn is_same(old: &NodeStateStatus, new: &NodeStateStatus) -> bool {
     NodeStateStatus { last_seen: None, ..old.clone() } == NodeStateStatus { last_seen: None, ..new.clone() }
 }

@@ -8,7 +8,7 @@ use mesh_crd::NodeStateStatus;
 use mesh_crd::mesh_config::MeshConfigStatus;
 use mesh_model::{TrustDomain, Uid};
 
-use super::board::{SeenLease, SeenMeshConfig, SeenNodeState, State, Words};
+use super::board::{Own, SeenLease, SeenMeshConfig, SeenNodeState, State, Words};
 use super::events::{Limits, Notice, Verdict, name};
 use super::{leases, mesh_config, nodes};
 use crate::publish::NodeRow;
@@ -100,6 +100,16 @@ fn a_node_is_the_replicas_to_which_its_agent_came_last() {
 }
 
 #[test]
+fn a_deleted_state_comes_back_with_its_agent_only() {
+    let now = Timestamp::from_second(1_000_000).unwrap();
+    let away = |heard| NodeRow { connected: false, ..row(heard, &["u1"]) };
+    assert_eq!(nodes::step(&away(1), None, 1, "me", now), nodes::Step::Nothing);
+    assert_eq!(written(nodes::step(&row(1, &["u1"]), None, 1, "me", now)).captured.len(), 1);
+    // What was never written is written, though the agent is gone by now.
+    assert_eq!(written(nodes::step(&away(2), None, 1, "me", now)).conditions[0].status, "False");
+}
+
+#[test]
 fn accepted_says_why_not_and_since_when() {
     let now = Timestamp::from_second(1_000_000).unwrap();
     let domain = TrustDomain::new("cluster.local").unwrap();
@@ -108,7 +118,7 @@ fn accepted_says_why_not_and_since_when() {
         status,
         verdict: verdict.map_err(str::to_owned),
         trust_domain: trust_domain.map(str::to_owned),
-        lifetime: None,
+        own: Own::default(),
     };
     let none = MeshConfigStatus::default;
     for (verdict, trust_domain, status, reason) in [

@@ -84,6 +84,7 @@ impl KubernetesHome {
                 replica: config.replica(),
                 issuer,
                 lifetime: config.cert_lifetime,
+                log_format: config.log_format,
                 shutdown: shutdown.clone(),
             };
             let watch = WatchConfig { trust_domain, namespace: config.namespace.clone() };

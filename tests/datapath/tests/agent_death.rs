@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use datapath::hammer::Hammer;
 use datapath::held::Held;
+use datapath::kept;
 use lab::row::Table;
 use lab::{Lab, Pod, Service, eventually, programs};
 use serde_json::Value;
@@ -46,6 +47,10 @@ impl Shop {
         for pod in [&client, &web] {
             lab.await_captured(pod)?;
             lab.await_peers_tunnel(pod)?;
+            // Who comes after a dead agent begins with what that one kept.
+            for agent in lab.agents() {
+                kept::await_tunnel(agent, pod)?;
+            }
         }
         for pod in [&outside, &far_outside] {
             lab.await_excluded(pod)?;

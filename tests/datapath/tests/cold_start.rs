@@ -1,20 +1,19 @@
 //! Promise: a node on which nothing runs and nothing is remembered comes up by itself, the controller included.
 //!
-//! As after a boot: no process, no pin, no certificate, no root. Agent and controller are pods below the same `kubepods`
-//! as everybody's, and the agent is there first.
+//! As after a boot that lost the disk: no process, no pin, no certificate, no root, a cache that is none. Agent and
+//! controller are pods below the same `kubepods` as everybody's, and the agent is there first. (A node that never had an
+//! agent: `first_agent`.)
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use datapath::cold::forget_agent;
+use anyhow::{Context, Result, ensure};
+use datapath::cold::{ensure_refused, make_cold, refused};
 use datapath::held::Held;
 use lab::row::Table;
-use lab::{Lab, Pod, eventually, programs};
+use lab::{Lab, eventually, programs};
 use serde_json::Value;
 
 const PORT: u16 = 7000;
@@ -56,7 +55,7 @@ fn come_up(lab: &Lab, driver: &str) -> Result<()> {
     table.row(&row("with an agent and no controller, a labelled pod that runs is refused"), || {
         let refused = eventually(HOOKS, || refused(&client, to_web)).map(|()| start.elapsed())?;
         for _ in 0..50 {
-            still_refused(&client, to_web)?;
+            ensure_refused(&client, to_web)?;
         }
         Ok(format!("from {refused:.1?} after the agent's start"))
     });
@@ -186,39 +185,6 @@ fn controller(lab: &Lab) -> Result<Vec<OsString>> {
     ];
     let flags = flags.into_iter().flat_map(|(flag, value)| [flag.into(), value]);
     Ok([lab::binary("mesh-controller")?.into()].into_iter().chain(flags).collect())
-}
-
-/// As after a boot: the mesh's processes, pins and state are gone.
-fn make_cold(lab: &Lab) -> Result<()> {
-    lab.controller().kill();
-    forget_agent(lab, "a")?;
-    let root = lab.controller().root_cert();
-    let agent = lab.agent("a");
-    for directory in [Some(agent.state_dir()), Some(agent.cache_dir()), root.parent()].into_iter().flatten() {
-        forget(directory)?;
-    }
-    Ok(())
-}
-
-fn forget(directory: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("empty {}", directory.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn refused(pod: &Pod, to: SocketAddr) -> Result<(), String> {
-    still_refused(pod, to).map_err(|error| format!("{error:#}"))
-}
-
-fn still_refused(pod: &Pod, to: SocketAddr) -> Result<()> {
-    match pod.connect(to, STEP)? {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        Ok(_) => bail!("{} connected to {to}, as if there were no mesh", pod.key()),
-        Err(error) => bail!("{} to {to}: {error}", pod.key()),
-    }
 }
 
 /// A new pod whose program dials as its first instruction: how long it was refused.

@@ -79,7 +79,7 @@ impl<'a> Stage<'a> {
         let agent = Hand::in_pod(lab, &pod)?;
         hooks.put(maps::SELF, agent.cgroup_id()?, 1_u32)?;
         let kubepods = lab::cgroup::Cgroup::at(lab.node(NODE).cgroup().path().join("kubepods"));
-        let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, reserved: 0 };
+        let entry = CgroupEntry { netns_cookie: 0, state: CgroupEntry::KUBEPODS, flags: 0 };
         hooks.put(maps::CGROUPS, kubepods.id()?, entry)?;
         let host_cookie = lab.node(NODE).netns_thread(netns_cookie)??;
         let stage = Self { lab, hooks, agent, host_cookie, _links: links, next_pod: Cell::new(1) };
@@ -136,7 +136,7 @@ impl<'a> Stage<'a> {
 
     /// Records a pod by its cgroup alone.
     pub fn record_cgroup(&self, pod: &Pod, state: u32, netns_cookie: u64) -> Result<()> {
-        let entry = CgroupEntry { netns_cookie, state, reserved: 0 };
+        let entry = CgroupEntry { netns_cookie, state, flags: 0 };
         self.hooks.put(maps::CGROUPS, pod.cgroup().id()?, entry)
     }
 

@@ -135,7 +135,7 @@ impl Pins {
         let own = [entry.addr4, entry.addr6].map(ip);
         ensure!(pod.addresses().iter().all(|address| own.contains(address)), "{entry:?}");
         let cgroup = self.cgroups()?.get(&id, 0).with_context(|| format!("cgroup {id}"))?;
-        let wanted = CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_CAPTURED, reserved: 0 };
+        let wanted = CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_CAPTURED, flags: 0 };
         ensure!(cgroup == wanted, "{cgroup:?}");
         let owners = self.owners()?;
         for address in pod.addresses() {

@@ -275,7 +275,7 @@ fn entries_and_listeners_that_are_taken_away_come_back() {
             let add = || -> Result<()> {
                 let entry = PodEntry { state: PodEntry::STATE_EXCLUDED, ..PodEntry::default() };
                 pins.pods()?.insert(stranger, entry, 0)?;
-                let entry = CgroupEntry { netns_cookie: 0, state: PodEntry::STATE_EXCLUDED, reserved: 0 };
+                let entry = CgroupEntry { netns_cookie: 0, state: PodEntry::STATE_EXCLUDED, flags: 0 };
                 pins.cgroups()?.insert(stranger, entry, 0)?;
                 let entry = AddrEntry { netns_cookie: stranger, state: AddrEntry::CAPTURED, reserved: 0 };
                 Ok(pins.addrs()?.insert(addr(address), entry, 0)?)

@@ -93,15 +93,36 @@ impl Cluster {
     /// Does what the garbage collector and kubelet do when a release is gone: the mesh's programs are asked to end, then
     /// their pods go.
     pub fn collect(&self) -> Result<()> {
+        self.end()?;
+        let mut pods =
+            self.agents().iter().map(Agent::pod).chain(self.controllers().iter().map(Controller::pod));
+        pods.try_for_each(|pod| pod.delete())
+    }
+
+    /// Asks the mesh's programs to end; their pods stay, for [`Self::install_again`].
+    pub fn end(&self) -> Result<()> {
         for agent in self.agents().iter().filter(|agent| agent.pid().is_some()) {
             agent.stop(Duration::from_secs(30))?;
         }
         for controller in self.controllers().iter().filter(|controller| controller.pid().is_some()) {
             controller.stop(Duration::from_secs(30))?;
         }
-        let mut pods =
-            self.agents().iter().map(Agent::pod).chain(self.controllers().iter().map(Controller::pod));
-        pods.try_for_each(|pod| pod.delete())
+        Ok(())
+    }
+
+    /// `helm install` of the mesh once more, after an uninstall: its accounts are others, so its tokens are, too; what the
+    /// nodes keep is what the agents before left there.
+    pub fn install_again(&self) -> Result<()> {
+        install(&self.api, &RELEASES[1..], &[])?;
+        for (number, controller) in self.controllers().iter().enumerate() {
+            let pod = Some((controller.pod().name(), controller.pod().uid()));
+            let mounts = self.place().dir().join("mounts").join(format!("controller-{number}"));
+            player::write(&mounts.join("token"), &player::token(&self.api, "weft-controller", "", pod)?)?;
+        }
+        for agent in self.agents() {
+            self.renew_token(agent.node())?;
+        }
+        start_all(&self.lab, false)
     }
 
     /// Gives an agent's pod a fresh token, as kubelet does.
@@ -185,7 +206,7 @@ impl ClusterBuilder {
         }
         let objects = Objects::new(api.client()?);
         match self.access {
-            Access::Chart => install(&api, &self.values)?,
+            Access::Chart => install(&api, &RELEASES, &self.values)?,
             Access::Admin => admit(&objects)?,
         }
         let mut lab = self.lab.without_mesh().objects(objects.clone()).start()?;
@@ -228,10 +249,10 @@ impl ClusterBuilder {
     }
 }
 
-/// `helm install` of both charts.
-fn install(api: &ApiServer, values: &[String]) -> Result<()> {
+/// `helm install` of charts.
+fn install(api: &ApiServer, releases: &[(&str, &str)], values: &[String]) -> Result<()> {
     let domain = format!("meshConfig.trustDomain={TRUST_DOMAIN}");
-    for (release, chart) in RELEASES {
+    for &(release, chart) in releases {
         let chart = tools::workspace().join(chart);
         let mut arguments = vec!["install", release, text_of(&chart)?, "--namespace", SYSTEM_NAMESPACE];
         arguments.push("--create-namespace");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::{Pod, eventually};
 
 /// How long one step of a conversation may take on a loaded machine.
@@ -53,6 +53,13 @@ impl Traffic {
             }));
         }
         Ok(Self { shared, threads })
+    }
+
+    /// Ends it. Every conversation must have gone well.
+    pub fn close(self) -> Result<()> {
+        let (done, failed) = self.stop()?;
+        ensure!(failed.is_empty(), "{} of {done} failed: {failed:?}", failed.len());
+        Ok(())
     }
 
     /// Waits until every client has had so many more conversations that went well.

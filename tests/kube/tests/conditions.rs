@@ -25,9 +25,11 @@ fn the_condition_follows_the_spec_and_the_last_good_one_stays_in_force() {
     eventually("the settings", || so(port() == Some(10_250), port()));
     let lifetimes = |log: &str| log.matches("lifetime").count();
     let before = lifetimes(&controller.log());
-    home.apply(mesh_config(json!({"kubeletPort": 10251, "certificateLifetime": "5m"})));
+    home.apply(mesh_config(json!({"kubeletPort": 10251, "certificateLifetime": "5m", "logFormat": "json"})));
     eventually("the new settings", || so(port() == Some(10_251), port()));
     eventually("the new lifetime", || so(lifetimes(&controller.log()) > before, controller.log()));
+    let in_json = |log: &str| log.lines().any(|line| serde_json::from_str::<Value>(line).is_ok());
+    eventually("lines in the new form", || so(in_json(&controller.log()), controller.log()));
     let config = home.get(&mesh_config(json!({}))).unwrap();
     let generation = &config["metadata"]["generation"];
     eventually("the condition to be of this generation", || {

@@ -12,7 +12,7 @@ const SECRET: &str = "what-one-container-says-to-another";
 
 #[test]
 fn real_containers_talk_through_the_tunnel() {
-    if !lab::ready("real_containers_talk_through_the_tunnel") {
+    if !kube_tests::ready("real_containers_talk_through_the_tunnel") {
         return;
     }
     Cluster::builder().node("a").node("b").run(|cluster| {

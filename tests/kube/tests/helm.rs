@@ -1,29 +1,13 @@
-//! Helm installs the mesh, upgrades it and takes it away; after that nothing of it is left, and every pod connects as
-//! before. All of it under traffic.
+//! Helm installs the mesh, upgrades it, takes it away and installs it again; where it is away nothing of it is left, and
+//! every pod connects as before. All of it under traffic.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kube_tests::left::{left, left_on};
-use kube_tests::{Cluster, tools, traffic::Traffic};
+use kube_tests::{Cluster, Shop, tools, traffic::Traffic};
 use lab::{SYSTEM_NAMESPACE, eventually};
-
-fn talking(cluster: &Cluster) -> Result<Traffic> {
-    cluster.namespace("shop").captured()?;
-    let web = cluster.pod("shop/web").node("b").label("app", "web").service_account("web").start()?;
-    let far = cluster.pod("shop/far").node("a").service_account("client").start()?;
-    let near = cluster.pod("shop/near").node("b").service_account("client").start()?;
-    let service = cluster.service("shop/web").select("app", "web").port(80, 8080).create()?;
-    for pod in [&web, &far, &near] {
-        cluster.await_captured(pod)?;
-    }
-    cluster.await_peers_tunnel(&web)?;
-    let to = (service.v4().into(), 80);
-    let traffic = Traffic::start(&web, 8080, &[(&far, to.0, to.1), (&near, to.0, to.1)])?;
-    traffic.await_more(20)?;
-    Ok(traffic)
-}
 
 fn nothing_left(cluster: &Cluster) -> Result<()> {
     eventually(Duration::from_secs(10), || match left(cluster) {
@@ -34,11 +18,11 @@ fn nothing_left(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn installed_upgraded_and_uninstalled_with_nothing_left_and_nothing_failed() {
-    if !lab::ready("installed_upgraded_and_uninstalled_with_nothing_left_and_nothing_failed") {
+    if !kube_tests::ready("installed_upgraded_and_uninstalled_with_nothing_left_and_nothing_failed") {
         return;
     }
     Cluster::builder().node("a").node("b").run(|cluster| {
-        let traffic = talking(cluster)?;
+        let traffic = Shop::open(cluster)?.traffic;
         let chart = tools::workspace().join("deploy/charts/mesh");
         let chart = chart.to_str().expect("UTF-8");
         let upgrade = ["upgrade", "weft", chart, "--namespace", SYSTEM_NAMESPACE, "--reuse-values"];
@@ -46,7 +30,17 @@ fn installed_upgraded_and_uninstalled_with_nothing_left_and_nothing_failed() {
         let config = cluster.api().kubectl(&["get", "meshconfig", "default", "-o", "yaml"])?;
         ensure!(config.contains("9999"), "the upgrade did not reach the MeshConfig: {config}");
         traffic.await_more(20)?;
-        cluster.api().helm(&["uninstall", "weft", "--namespace", SYSTEM_NAMESPACE, "--timeout", "90s"])?;
+        let uninstall = ["uninstall", "weft", "--namespace", SYSTEM_NAMESPACE, "--timeout", "90s"];
+        cluster.api().helm(&uninstall)?;
+        cluster.end()?;
+        nothing_left(cluster)?;
+        traffic.await_more(20)?;
+        cluster.install_again()?;
+        for pod in cluster.pods().iter().filter(|pod| pod.namespace() == "shop") {
+            cluster.await_captured(pod)?;
+        }
+        traffic.await_more(20)?;
+        cluster.api().helm(&uninstall)?;
         cluster.collect()?;
         nothing_left(cluster)?;
         traffic.await_more(20)?;
@@ -64,21 +58,31 @@ fn installed_upgraded_and_uninstalled_with_nothing_left_and_nothing_failed() {
         ensure!(ours.is_empty(), "left in the API: {ours:?}");
         let names = ["meshconfigs.weft.dev", "nodestates.weft.dev"];
         cluster.api().kubectl(&[&["delete", "customresourcedefinition"], &names[..]].concat())?;
-        let (done, failed) = traffic.stop()?;
-        ensure!(failed.is_empty(), "{} of {done} failed: {failed:?}", failed.len());
+        traffic.close()?;
         Ok(())
     });
 }
 
+/// As docs/install.md has it.
+fn stay_after_all(cluster: &Cluster) -> Result<()> {
+    cluster.api().kubectl(&["annotate", "meshconfig", "default", "weft.dev/leaving-"])?;
+    cluster.api().helm(&["rollback", "weft", "1", "--namespace", SYSTEM_NAMESPACE])?;
+    let status = cluster.api().helm(&["status", "weft", "--namespace", SYSTEM_NAMESPACE])?;
+    ensure!(status.contains("STATUS: deployed"), "{status}");
+    for pod in cluster.pods().iter().filter(|pod| pod.namespace() == "shop" && pod.node().name() == "a") {
+        cluster.await_captured(pod)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_node_whose_agent_is_dead_is_named_and_reset_frees_it() {
-    if !lab::ready("a_node_whose_agent_is_dead_is_named_and_reset_frees_it") {
+    if !kube_tests::ready("a_node_whose_agent_is_dead_is_named_and_reset_frees_it") {
         return;
     }
     Cluster::builder().node("a").node("b").value("uninstall.timeout=8s").run(|cluster| {
-        let traffic = talking(cluster)?;
-        let (_, failed) = traffic.stop()?;
-        ensure!(failed.is_empty(), "{failed:?}");
+        let traffic = Shop::open(cluster)?.traffic;
+        traffic.close()?;
         cluster.agent("b").kill();
         let uninstall = ["uninstall", "weft", "--namespace", SYSTEM_NAMESPACE];
         let refused = cluster.api().helm(&[&uninstall[..], &["--timeout", "60s"]].concat());
@@ -90,6 +94,7 @@ fn a_node_whose_agent_is_dead_is_named_and_reset_frees_it() {
             other => Err(format!("{other:?}")),
         })?;
         ensure!(!left_on(cluster, "b")?.is_empty(), "node b has let go with no agent");
+        stay_after_all(cluster)?;
         let node = cluster.node("b");
         let agent = lab::binary("mesh-agent")?;
         let reset = node
@@ -98,7 +103,8 @@ fn a_node_whose_agent_is_dead_is_named_and_reset_frees_it() {
             .env("WEFT_BPFFS", cluster.place().bpffs("b"))
             .run()?;
         reset.ok()?;
-        cluster.api().helm(&[&uninstall[..], &["--no-hooks"]].concat())?;
+        cluster.api().kubectl(&["delete", "nodestate", "b"])?;
+        cluster.api().helm(&[&uninstall[..], &["--timeout", "60s"]].concat())?;
         cluster.collect()?;
         nothing_left(cluster)?;
         let pods = cluster.pods();
@@ -107,8 +113,7 @@ fn a_node_whose_agent_is_dead_is_named_and_reset_frees_it() {
             [(pod("far"), pod("web").v4().into(), 8090), (pod("near"), pod("web").v4().into(), 8090)];
         let traffic = Traffic::start(pod("web"), 8090, &clients)?;
         traffic.await_more(20)?;
-        let (done, failed) = traffic.stop()?;
-        ensure!(failed.is_empty(), "{} of {done} failed: {failed:?}", failed.len());
+        traffic.close()?;
         Ok(())
     });
 }

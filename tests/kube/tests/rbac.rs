@@ -16,7 +16,11 @@ const RARE: &[(&str, &str)] = &[
     ("coordination.k8s.io/leases delete", "a replica that is stopped and takes its own Lease along"),
     ("/configmaps patch", "other roots than before: tests/rotation.rs"),
     ("events.k8s.io/events patch", "an Event that happens once more"),
-    ("weft.dev/meshconfigs create", "an uninstall where somebody took the MeshConfig away"),
+    (
+        "weft.dev/meshconfigs create",
+        "an uninstall where somebody took the MeshConfig away: tests/uninstall.rs",
+    ),
+    ("weft.dev/meshconfigs delete", "the same, once every node has left"),
 ];
 
 /// What somebody may do: group, resource, verb.
@@ -24,7 +28,7 @@ type Right = (String, String, String);
 
 #[test]
 fn weft_may_do_what_it_does_and_nothing_else() {
-    if !lab::ready("weft_may_do_what_it_does_and_nothing_else") {
+    if !kube_tests::ready("weft_may_do_what_it_does_and_nothing_else") {
         return;
     }
     Cluster::builder().node("a").node("b").replicas(2).run(|cluster| {

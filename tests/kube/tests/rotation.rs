@@ -82,7 +82,7 @@ fn captured(cluster: &Cluster) -> Result<(Arc<Pod>, Arc<Pod>)> {
 
 #[test]
 fn the_root_is_exchanged_in_its_secret_under_load() {
-    if !lab::ready("the_root_is_exchanged_in_its_secret_under_load") {
+    if !kube_tests::ready("the_root_is_exchanged_in_its_secret_under_load") {
         return;
     }
     let mut table = Table::new("the root is exchanged in its Secret");
@@ -140,7 +140,7 @@ fn the_root_is_exchanged_in_its_secret_under_load() {
 
 #[test]
 fn certificates_of_a_minute_are_renewed_under_load() {
-    if !lab::ready("certificates_of_a_minute_are_renewed_under_load") {
+    if !kube_tests::ready("certificates_of_a_minute_are_renewed_under_load") {
         return;
     }
     let mut table = Table::new("certificates of a minute");

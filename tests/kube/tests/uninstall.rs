@@ -74,6 +74,13 @@ fn it_names_the_nodes_that_did_not_and_fails() {
     // There was no MeshConfig: now there is one that says so.
     let config = home.get(&mesh_config(json!({}))).unwrap();
     assert_eq!(config["metadata"]["annotations"]["weft.dev/leaving"], "true");
+    // Once the node has been freed by hand and its NodeState deleted, it goes with the last word.
+    home.delete(
+        &json!({"apiVersion": "weft.dev/v1alpha1", "kind": "NodeState", "metadata": {"name": "two"}}),
+    );
+    let output = uninstall(&home, "20s").output().unwrap();
+    assert!(output.status.success(), "{}", self::said(&output));
+    assert!(home.get(&mesh_config(json!({}))).is_none(), "the next installation would begin with leaving");
 }
 
 #[test]

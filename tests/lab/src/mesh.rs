@@ -196,7 +196,8 @@ impl Daemon {
 
 impl Controller {
     /// One that is started in another way, and writes no root to a file.
-    pub fn of(program: Program) -> Self {
+    pub fn of(mut program: Program) -> Self {
+        program.arguments = with_capabilities("-all", program.arguments);
         Self { daemon: Daemon::new(program), root_cert: None }
     }
 
@@ -220,6 +221,7 @@ impl Controller {
         );
         let root_cert = state.join("root.pem");
         let (log, environment) = ("controller".to_owned(), Vec::new());
+        let arguments = with_capabilities("-all", arguments);
         let program = Program { pod, log, arguments, environment, admin_socket: socket };
         Ok((Self { daemon: Daemon::new(program), root_cert: Some(root_cert) }, tokens))
     }
@@ -299,7 +301,9 @@ impl Controller {
 
 impl Agent {
     /// One that is started in another way, with its token and its state where its arguments say.
-    pub fn of(program: Program, token: PathBuf, state: PathBuf) -> Self {
+    pub fn of(mut program: Program, token: PathBuf, state: PathBuf) -> Self {
+        program.arguments =
+            with_capabilities("-all,+bpf,+net_admin,+sys_admin,+sys_ptrace", program.arguments);
         let node = program.pod.node().name().to_owned();
         // Beside each other, as on a node.
         let cache = state.with_file_name("agent-cache");
@@ -461,4 +465,10 @@ impl Agent {
 fn arguments(program: &Path, flags: &[(&str, OsString)]) -> Vec<OsString> {
     let flags = flags.iter().flat_map(|(flag, value)| [OsString::from(flag), value.clone()]);
     [program.into()].into_iter().chain(flags).collect()
+}
+
+/// The capabilities of a container of the chart, and no other: whatever a lab shows, it shows with these.
+fn with_capabilities(bounding: &str, arguments: Vec<OsString>) -> Vec<OsString> {
+    let words = ["setpriv", "--inh-caps=-all", &format!("--bounding-set={bounding}")].map(OsString::from);
+    words.into_iter().chain(arguments).collect()
 }

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+/// As `/etc/nsswitch.conf` of the image names them.
+const NAME_SERVICES: [&str; 2] = ["libnss_dns.so.2", "libnss_files.so.2"];
+
 /// Path (relative) to what is there. A directory's path sorts before what is in it.
 #[derive(Default)]
 pub(super) struct Rootfs(BTreeMap<String, Entry>);
@@ -59,7 +62,12 @@ impl Rootfs {
         programs: impl Iterator<Item = (&'a str, &'a [u8])>,
         platform: Platform,
     ) -> Result<()> {
-        let mut wanted = BTreeSet::new();
+        // Until glibc 2.34 it loads these by name once a name is resolved, and no program says that it needs them.
+        let mut wanted: BTreeSet<String> = NAME_SERVICES
+            .iter()
+            .filter(|name| find(name, platform).is_ok())
+            .map(|name| (*name).to_owned())
+            .collect();
         let mut done = BTreeSet::new();
         for (name, program) in programs {
             let needs = elf::needs(program).with_context(|| format!("cannot read {name}"))?;

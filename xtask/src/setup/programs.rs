@@ -20,7 +20,7 @@ pub(super) struct Program {
 
 const PROGRAMS: &[Program] = &[
     Program { binaries: &["ip", "ss", "tc"], packages: &["iproute2"] },
-    Program { binaries: &["nsenter", "unshare"], packages: &["util-linux"] },
+    Program { binaries: &["nsenter", "setpriv", "unshare"], packages: &["util-linux"] },
     Program { binaries: &["mount", "umount"], packages: &["mount"] },
     Program { binaries: &["ps", "sysctl"], packages: &["procps"] },
     Program { binaries: &["curl"], packages: &["curl"] },

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use super::unix::{self, SocketFile};
 use super::{Request, Response, Routes};
+use crate::listen;
 use crate::shutdown::Shutdown;
 
 /// How long answers under way may take once the server stops.
@@ -100,11 +101,9 @@ impl Server {
         Ok(Self { listener: Listener::Unix(listener, file) })
     }
 
-    /// Listens on a TCP address.
+    /// Listens on a TCP address (`listen`).
     pub fn tcp(addr: SocketAddr) -> Result<Self, BindError> {
-        let listener = TcpListener::bind(addr)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .map_err(|source| BindError::Tcp { addr, source })?;
+        let listener = listen::tcp(addr).map_err(|source| BindError::Tcp { addr, source })?;
         Ok(Self { listener: Listener::Tcp(listener) })
     }
 

@@ -14,16 +14,16 @@ use super::{Actor, find};
 impl Actor {
     /// Another agent, or this one before it was started again, has let go of the node already.
     pub(super) fn start_away(&mut self) {
-        self.node.leaving = true;
+        (self.leaving, self.node.leaving) = (true, true);
         self.say_left();
     }
 
     pub(super) fn set_leaving(&mut self, leaving: bool) {
-        if self.node.leaving == leaving {
+        if std::mem::replace(&mut self.leaving, leaving) == leaving {
             return;
         }
-        self.node.leaving = leaving;
         if leaving {
+            self.node.leaving = true;
             tracing::info!("the mesh is leaving: every pod is released");
             // Before the first step: an agent that is killed on the way frees the node when it is back.
             if let Err(error) = self.config.mark.set() {
@@ -40,14 +40,17 @@ impl Actor {
         }
         match self.left {
             true => self.come_back_if_wanted(),
-            false => self.drive_all(),
+            false => {
+                self.node.leaving = false;
+                self.drive_all();
+            }
         }
     }
 
     /// Lets go of the node once no pod is in the mesh any more.
     pub(super) fn let_go_if_done(&mut self) {
         let is_done = || !self.entries.values().any(|entry| entry.may_be_enrolled());
-        if !self.node.leaving || self.left || !is_done() {
+        if !self.leaving || self.left || !is_done() {
             return;
         }
         if let Err(error) = self.node.kernel.let_go() {
@@ -67,7 +70,8 @@ impl Actor {
 
     /// Attaches everything again; every pod is recorded as it is without the mesh, and taken in as one that runs.
     pub(super) fn come_back_if_wanted(&mut self) {
-        if self.node.leaving || !self.left {
+        // Before the first look at all cgroups whoever runs would be unknown, and refused.
+        if self.leaving || !self.left || !self.swept {
             return;
         }
         let kubepods = find::kubepods(&self.config.cgroup);
@@ -78,7 +82,8 @@ impl Actor {
             return;
         }
         tracing::info!("hooks attached again");
-        self.left = false;
+        // Until here everybody was recorded as outside: whoever runs is taken in as such, and not refused on the way.
+        (self.left, self.node.leaving) = (false, false);
         self.node.client.stays();
         self.config.staying.met();
         self.drive_all();
