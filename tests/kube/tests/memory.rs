@@ -28,7 +28,6 @@ fn bulky(number: usize) -> Pod {
 }
 
 #[test]
-#[ignore = "long: ten thousand pods have to be written first"]
 fn ten_thousand_pods_cost_well_below_100_mib() {
     let home = Home::start();
     let api: Api<Pod> = Api::namespaced(home.client.clone(), "shop");
