@@ -153,7 +153,7 @@ impl Control {
         }
         let whole = first || complete && source == Source::Controller && !self.heard;
         self.heard |= complete && source == Source::Controller;
-        let turned = if mesh_touched || whole { self.settle(&world, whole, source) } else { None };
+        let turned = if mesh_touched || whole { self.settle(&world, source) } else { None };
         // Before the pods: none is taken in by a mesh that is leaving.
         if turned == Some(Leaving(true)) {
             self.pods.set_leaving(true);
@@ -195,15 +195,15 @@ impl Control {
     }
 
     /// Has what the operator set in force from here on, and what the operator does not say any more as the flags have it.
-    /// Returns whether the mesh is leaving if that is different. `whole`: this is somebody's first whole word.
+    /// Returns whether the mesh is leaving if that is different.
     ///
     /// A mesh that is leaving leaves all the same when its configuration goes: that is what `helm uninstall` deletes next, and
-    /// who took the pods in again then would leave them to an agent that is about to be deleted, too. For the same reason
-    /// a cache has no say in it: it is from before.
-    fn settle(&mut self, world: &World, whole: bool, source: Source) -> Option<Leaving> {
+    /// who took the pods in again then would leave them to an agent that is about to be deleted, too. Only another
+    /// configuration, from the controller, says that it stays: a cache is from before.
+    fn settle(&mut self, world: &World, source: Source) -> Option<Leaving> {
         let mesh = world.mesh().map(Arc::as_ref);
         let mut now = self.flags.overlaid(mesh);
-        let stays_so = source == Source::Cache || mesh.is_none() && !whole;
+        let stays_so = source == Source::Cache || mesh.is_none();
         now.leaving |= stays_so && self.settings.load().leaving;
         let before = self.settings.swap(Arc::new(now.clone()));
         logs::set_format(now.log_format);

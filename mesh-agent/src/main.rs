@@ -197,7 +197,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     }
     let by_flags = InForce::of(flags);
     let settings = Arc::new(ArcSwap::from_pointee(InForce { leaving: away, ..by_flags.clone() }));
-    let is_first = cache.as_ref().is_some_and(Cache::is_new) && !kernel::has_pins(&paths.bpffs);
+    let is_first = cache.as_ref().is_some_and(Cache::is_new) && kernel::pinned_hooks(&paths.bpffs).is_empty();
     let (mut kernel, maps) = Kernel::load(&paths.bpffs, !away)?;
     let maps = Arc::new(maps);
     maps.set_settings(Settings {

@@ -184,11 +184,12 @@ impl Client {
         self.shared.reported.notify_one();
     }
 
-    /// It has not: the mesh stays after all. Nothing is said; the next stream no longer says that it left.
+    /// Takes that back: the mesh stays after all.
     pub fn stays(&self) {
         let mut reports = self.shared.reports();
-        reports.left = false;
-        reports.left_unsaid = false;
+        reports.left_unsaid = std::mem::take(&mut reports.left);
+        drop(reports);
+        self.shared.reported.notify_one();
     }
 
     /// Has the controller sign a certificate request for an identity that runs on this node. The chain, PEM, leaf

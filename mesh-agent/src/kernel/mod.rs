@@ -266,11 +266,6 @@ pub fn is_bpffs(path: &Path) -> bool {
     preflight::on_bpffs(path)
 }
 
-/// Whether an agent has taken hold of the node since it was booted or reset.
-pub fn has_pins(bpffs: &Path) -> bool {
-    bpffs.join(paths::ROOT).join(paths::LINKS).exists()
-}
-
 /// Removes every pin below `bpffs/weft`: all hooks detach, every pod connects as it did before Weft.
 pub fn reset(bpffs: &Path) -> io::Result<bool> {
     clear(&bpffs.join(paths::ROOT))

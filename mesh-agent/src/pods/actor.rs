@@ -163,6 +163,7 @@ pub fn spawn(
         wanted: HashMap::new(),
         handle: handle.clone(),
         tasks: tokio::runtime::Handle::current(),
+        told: false,
         leaving: false,
     };
     // A runtime of its own, for its timers: the process may end while the actor is at work.
@@ -245,6 +246,7 @@ impl Actor {
             }
             Input::Complete => {
                 self.complete = true;
+                self.node.told = true;
                 if self.swept {
                     self.forget_strangers();
                 }

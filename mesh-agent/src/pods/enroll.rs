@@ -166,7 +166,7 @@ impl Entry {
 
     /// It ran before the node's first agent, and the whole world does not know it: from now on it is nobody.
     fn forget_earlier(&mut self, node: &mut impl Node, id: u64) {
-        if self.settled || !matches!(self.stage, Stage::Excluded) || !node.world_complete() {
+        if self.settled || !matches!(self.stage, Stage::Excluded) || !node.is_told() {
             return;
         }
         match node.remove_cgroup(id) {
@@ -221,9 +221,8 @@ impl Entry {
         path: &std::path::Path,
         id: u64,
     ) -> Result<Again, MapFailure> {
-        // One from before the first agent was labelled before it, too, for all that anybody knows.
-        let is_new =
-            matches!(self.stage, Stage::Unknown) || (matches!(self.stage, Stage::Excluded) && !self.settled);
+        let is_new = matches!(self.stage, Stage::Unknown);
+        let is_earlier = matches!(self.stage, Stage::Excluded) && !self.settled;
         match std::mem::replace(&mut self.stage, Stage::Pending) {
             Stage::Captured(pod) => {
                 let same_sandbox = find::is_populated(path) && self.same_sandbox(node, path, &pod);
@@ -250,8 +249,8 @@ impl Entry {
                 return Ok(None);
             }
             // Until everything is in place a running pod goes on as it was, and a new one is refused.
-            Stage::Excluded if self.settled => self.stage = Stage::Excluded,
-            Stage::Excluded | Stage::Unknown | Stage::Pending => {}
+            Stage::Excluded => self.stage = Stage::Excluded,
+            Stage::Unknown | Stage::Pending => {}
         }
         // A settled one's cgroup goes on saying so, to a successor too; its namespace, below, refuses.
         if matches!(self.stage, Stage::Pending) && !self.settled {
@@ -297,6 +296,16 @@ impl Entry {
         if !self.settled && !node.world_complete() {
             // Which of its connections lead into the mesh is not known yet.
             return Ok(self.wait(Reason::NoWorld, Duration::from_millis(20)));
+        }
+        if is_earlier {
+            // It was labelled before, for all that anybody knows: what it opens now leads into the mesh, or is refused.
+            self.stage = Stage::Pending;
+            let entry = CgroupEntry { netns_cookie: 0, state: PodEntry::STATE_PENDING, flags: 0 };
+            node.set_cgroup(id, entry)?;
+            let entry = PodEntry { state: PodEntry::STATE_PENDING, ..PodEntry::default() };
+            node.set_pod(netns.cookie(), entry)?;
+            // A connect that passed the hooks just before has a socket by then that can be seen.
+            return Ok(self.wait(Reason::NotReady, Duration::from_millis(5)));
         }
         let delivery_route = listeners::delivery_route(&netns, &addresses);
         let released = CancellationToken::new();

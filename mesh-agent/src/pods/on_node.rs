@@ -46,6 +46,8 @@ pub(super) trait Node {
     fn certificate_done(&mut self, uid: &Uid);
     /// Whether the whole world is known.
     fn world_complete(&self) -> bool;
+    /// Whether the actor has heard of every pod in it.
+    fn is_told(&self) -> bool;
     /// Ends the connections into the mesh that a pod opened before its capture, or whatever else the operator wants.
     fn settle_earlier(&self, uid: &Uid, pod: &Pod);
     fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>);
@@ -74,6 +76,8 @@ pub(super) struct OnNode {
     pub(super) handle: Handle,
     /// Where the keyring's tasks run.
     pub(super) tasks: tokio::runtime::Handle,
+    /// Every pod of the whole world was told.
+    pub(super) told: bool,
     /// The mesh is leaving, or has left and is not back yet.
     pub(super) leaving: bool,
 }
@@ -121,6 +125,10 @@ impl OnNode {
 impl Node for OnNode {
     fn host_cookie(&self) -> u64 {
         self.host_cookie
+    }
+
+    fn is_told(&self) -> bool {
+        self.told
     }
 
     fn is_leaving(&self) -> bool {

@@ -242,12 +242,13 @@ impl Hub {
         self.state().agentless.served_elsewhere = nodes;
     }
 
-    /// The mesh is leaving, and a node's agent has let go of everything.
-    pub(super) fn left(&self, node: &str) {
-        tracing::info!(node, "the node has let go of everything");
+    /// The mesh is leaving, and a node's agent has let go of everything; or has taken hold again, since it stays.
+    pub(super) fn left(&self, node: &str, left: bool) {
+        let word = if left { "the node has let go of everything" } else { "the node is held again" };
+        tracing::info!(node, "{word}");
         let mut state = self.state();
         let agent = state.agents.entry(node.into()).or_default();
-        agent.left = true;
+        agent.left = left;
         agent.heard += 1;
         drop(state);
         self.captures_changed.notify_one();

@@ -132,7 +132,7 @@ impl Stream {
                     self.hub.tell(super::Told { node: self.node.clone(), uid, reason, note, warning });
                 }
             }
-            Hear::Left(_) => self.hub.left(&self.node),
+            Hear::Left(left) => self.hub.left(&self.node, !left.stays),
             Hear::Hello(_) => return Err(Status::invalid_argument("a second hello")),
         }
         Ok(())

@@ -17,7 +17,7 @@ use kube::{Api, Client, ResourceExt as _};
 use mesh_crd::{LEAVING_ANNOTATION, MESH_CONFIG, MeshConfig, MeshConfigSpec, NodeState};
 use serde_json::json;
 
-use super::said::is_absent;
+use super::said::{is_absent, is_conflict};
 use crate::cluster::{self, ConnectError, connect};
 use crate::config::Config;
 
@@ -119,9 +119,10 @@ async fn mark(client: &Client) -> Result<MeshConfig, UninstallError> {
     }
 }
 
-/// Takes away the MeshConfig that was made only for the mark, unless somebody has put another in its place.
+/// Takes away the MeshConfig that was made only for the mark, unless somebody has made something of it, or put another
+/// in its place.
 async fn tidy_up(client: &Client, marked: &MeshConfig) -> Result<(), UninstallError> {
-    if !marked.annotations().contains_key(MADE_ANNOTATION) {
+    if !marked.annotations().contains_key(MADE_ANNOTATION) || marked.spec != MeshConfigSpec::default() {
         return Ok(());
     }
     let api: Api<MeshConfig> = Api::all(client.clone());
@@ -129,7 +130,7 @@ async fn tidy_up(client: &Client, marked: &MeshConfig) -> Result<(), UninstallEr
     let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version: None });
     match bounded(api.delete(MESH_CONFIG, &params)).await {
         Ok(_) => Ok(()),
-        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) if is_absent(&error) || is_conflict(&error) => Ok(()),
         Err(error) => Err(UninstallError::TidyUp(cluster::explain("delete", "meshconfigs.weft.dev", &error))),
     }
 }

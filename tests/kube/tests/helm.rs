@@ -72,7 +72,14 @@ fn stay_after_all(cluster: &Cluster) -> Result<()> {
     for pod in cluster.pods().iter().filter(|pod| pod.namespace() == "shop" && pod.node().name() == "a") {
         cluster.await_captured(pod)?;
     }
-    Ok(())
+    // Or the next uninstall would believe that it has left.
+    eventually(Duration::from_secs(10), || {
+        let left = ["get", "nodestate", "a", "--output", "jsonpath={.status.left}"];
+        match cluster.api().kubectl(&left) {
+            Ok(left) if left == "false" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Promise: to install the mesh on a cluster that runs interrupts nobody, also where its agents are there long before the
-//! controller; and a cold cluster comes up with all of it.
+//! controller; who is labelled is captured once it has come.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::sync::Arc;

@@ -247,7 +247,7 @@ impl Shared {
             messages.push(Say::Events(proto::NodeEvents { events }));
         }
         if std::mem::take(&mut reports.left_unsaid) {
-            messages.push(Say::Left(proto::Left {}));
+            messages.push(Say::Left(proto::Left { stays: !reports.left }));
         }
         messages
     }

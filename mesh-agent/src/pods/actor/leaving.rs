@@ -35,12 +35,10 @@ impl Actor {
             return;
         }
         tracing::info!("the mesh stays after all: its pods are taken in again");
-        if let Err(error) = self.config.mark.clear() {
-            tracing::error!(%error, "an agent that is started again will release every pod first");
-        }
         match self.left {
             true => self.come_back_if_wanted(),
             false => {
+                self.clear_mark();
                 self.node.leaving = false;
                 self.drive_all();
             }
@@ -82,11 +80,18 @@ impl Actor {
             return;
         }
         tracing::info!("hooks attached again");
+        self.clear_mark();
         // Until here everybody was recorded as outside: whoever runs is taken in as such, and not refused on the way.
         (self.left, self.node.leaving) = (false, false);
         self.node.client.stays();
         self.config.staying.met();
         self.drive_all();
+    }
+
+    fn clear_mark(&self) {
+        if let Err(error) = self.config.mark.clear() {
+            tracing::error!(%error, "an agent that is started again will release every pod first");
+        }
     }
 
     fn drive_all(&mut self) {

@@ -110,7 +110,7 @@ fn a_replica_that_never_heard_of_a_capture_publishes_its_withdrawal_all_the_same
 fn a_node_that_left_and_comes_back_has_to_say_so_again() {
     let hub = hub();
     let place = join(&hub, "one");
-    hub.left("one");
+    hub.left("one", true);
     assert_eq!(hub.nodes_left(), ["one"]);
     drop(place);
     assert!(hub.node_rows()[0].left && !hub.node_rows()[0].connected);
