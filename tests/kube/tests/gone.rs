@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
 use kube_tests::{Cluster, Shop, traffic::Traffic};
 use lab::eventually;
 
