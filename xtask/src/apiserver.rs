@@ -1,7 +1,7 @@
 //! The API server of the Kubernetes tests: `tests/kube/apiserver`, built by Go into `target/tools/kube`.
 //!
-//! A cold build takes minutes, so it is started in the background while cargo builds, and finished when the tests need
-//! it. Nothing is built if nothing changed: the module's files are compared with a fingerprint beside the program.
+//! A cold build takes minutes, so it is started in the background while cargo builds, and waited for before the first
+//! test. Nothing is built if nothing changed: the module's files are compared with a fingerprint beside the program.
 //!
 //! Not here: starting it. The tests do (`tests/kube/src/apiserver.rs`), and need none where `KUBEBUILDER_ASSETS` or
 //! `WEFT_TEST_KUBECONFIG` is set.

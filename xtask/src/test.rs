@@ -82,7 +82,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let able: Vec<&Group> = groups.iter().copied().filter(|group| blocked.of(group).is_none()).collect();
     let api = able.iter().any(|group| group.needs_kube()).then(|| apiserver::start(workspace));
     let programs = plan::build(workspace, &able, groups.len() == GROUPS.len());
-    let mut api = api.map(Api::Building);
+    // Before the first test: what runs between tests is taken for left over by one, and reaped.
+    let api_is_built = api.is_some_and(|build| is_built(workspace, build));
 
     let mut outcomes = Vec::new();
     for group in groups {
@@ -90,7 +91,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         let tally = match (blocked.of(group), &programs) {
             (Some(tally), _) => tally.clone(),
             (None, Err(error)) => Tally::failure("build", &format!("{error:#}")),
-            (None, Ok(_)) if group.needs_kube() && !api_is_built(workspace, &mut api) => {
+            (None, Ok(_)) if group.needs_kube() && !api_is_built => {
                 Tally::failure("API server", "it could not be built; go says why above")
             }
             (None, Ok(programs)) => run::group(workspace, group, programs, args)?,
@@ -107,26 +108,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     Ok(summarise(&outcomes, ci, args))
 }
 
-/// The build of the API server, which goes on beside everything until somebody needs it.
-enum Api {
-    Building(Result<apiserver::Build>),
-    Ended(bool),
-}
-
-fn api_is_built(workspace: &Workspace, api: &mut Option<Api>) -> bool {
-    let ended = match api.take() {
-        Some(Api::Building(build)) => match build.and_then(|build| build.finish(workspace)) {
-            Ok(()) => true,
-            Err(error) => {
-                say!("{} {error:#}", ui::red("error:"));
-                false
-            }
-        },
-        Some(Api::Ended(well)) => well,
-        None => false,
-    };
-    *api = Some(Api::Ended(ended));
-    ended
+/// The build of the API server, which went on beside that of everything else.
+fn is_built(workspace: &Workspace, build: Result<apiserver::Build>) -> bool {
+    let ended = build.and_then(|build| build.finish(workspace));
+    if let Err(error) = &ended {
+        say!("{} {error:#}", ui::red("error:"));
+    }
+    ended.is_ok()
 }
 
 /// The table over all groups and the exit code. The last line is the sum, plain.
