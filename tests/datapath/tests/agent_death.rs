@@ -50,6 +50,7 @@ impl Shop {
             // Who comes after a dead agent begins with what that one kept.
             for agent in lab.agents() {
                 kept::await_tunnel(agent, pod)?;
+                kept::await_service(agent, "shop/web")?;
             }
         }
         for pod in [&outside, &far_outside] {
@@ -80,10 +81,11 @@ impl Shop {
         let pcap = wire.stop()?;
         let (own, web) = (self.client.addresses(), self.web.addresses());
         let of_mesh = |src: IpAddr, dst: IpAddr| own.contains(&src) || web.contains(&dst);
-        let syns =
-            pcap.segments().iter().filter(|it| it.is_syn() && of_mesh(it.src.ip(), it.dst.ip())).count();
+        let segments = pcap.segments();
+        let syns = segments.iter().filter(|it| it.is_syn() && of_mesh(it.src.ip(), it.dst.ip()));
+        let syns: Vec<String> = syns.map(|it| format!("{} to {}", it.src, it.dst)).collect();
         let outcome = outcome?;
-        ensure!(syns == 0, "{syns} SYNs of the captured client, or to the captured server, are on the wire");
+        ensure!(syns.is_empty(), "of the captured client, or to the captured server, on the wire: {syns:?}");
         Ok(outcome)
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use datapath::held::Held;
+use datapath::kept;
 use datapath::words::await_line;
 use lab::row::Table;
 use lab::{Agent, Lab, Node, Pod, eventually, programs};
@@ -40,6 +41,10 @@ impl<'a> Running<'a> {
         lab.await_captured(&client)?;
         lab.await_peers_tunnel(&web)?;
         lab.await_excluded(&outside)?;
+        // Agents that are started again with something broken begin with what they kept.
+        kept::await_tunnel(lab.agent("a"), &web)?;
+        kept::await_known(lab.agent("a"), &client, true)?;
+        kept::await_known(lab.agent("a"), &outside, true)?;
         Ok(Self { lab, client, web, outside, _echo: echo })
     }
 
@@ -207,8 +212,8 @@ fn broken_secrets(table: &mut Table, mesh: &Running<'_>) -> Result<()> {
     table.row("an agent with a wrong token, then the right one", || {
         fs::write(&token, "wrong")?;
         let complaint = mesh.agent_complains(&["token"])?;
-        // It knows the mesh from its cache.
-        mesh.works()?;
+        // It knows the mesh from its cache, once it has looked at its pods.
+        mesh.works_again()?;
         fs::write(&token, &good)?;
         mesh.works_again().map(|()| complaint)
     });
