@@ -176,7 +176,6 @@ pub fn spawn(
         again: BTreeMap::new(),
         ticket: 0,
         looks: 0,
-        complete: false,
         leaving: false,
         left: false,
         swept: false,
@@ -197,8 +196,6 @@ struct Actor {
     ticket: u64,
     /// At hooks, so far.
     looks: u32,
-    /// The whole world is known.
-    complete: bool,
     /// The mesh is leaving.
     leaving: bool,
     /// The node was let go of: nothing is attached.
@@ -245,7 +242,6 @@ impl Actor {
                 }
             }
             Input::Complete => {
-                self.complete = true;
                 self.node.told = true;
                 if self.swept {
                     self.forget_strangers();
@@ -304,7 +300,7 @@ impl Actor {
             Seen::Logged => {
                 // The end of the first look at all cgroups, which a world from the disk may precede.
                 if !std::mem::replace(&mut self.swept, true) {
-                    if self.complete {
+                    if self.node.told {
                         self.forget_strangers();
                     }
                     self.come_back_if_wanted();
@@ -392,7 +388,7 @@ impl Actor {
             for uid in uids {
                 self.drive(&uid);
             }
-            if self.complete && self.swept {
+            if self.node.told && self.swept {
                 let strangers = self.forget_strangers();
                 for _ in 0..strangers {
                     self.node.repairs.count(Repaired::MapEntry, &"an entry that this agent did not write");
