@@ -89,6 +89,9 @@ pub struct RunFlags {
     /// The unix socket that meshctl speaks to.
     #[arg(long, env = "WEFT_SOCKET", value_name = "PATH", default_value = "/run/weft/agent.sock")]
     pub admin_socket: PathBuf,
+    /// The admin routes over TCP, and on the loopback.
+    #[command(flatten)]
+    pub remote: RemoteFlags,
     /// Where readiness is served.
     #[arg(long, env = "WEFT_READY_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:15021")]
     pub ready_listen: SocketAddr,
@@ -120,6 +123,33 @@ pub struct RunFlags {
     /// How log lines are written.
     #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "text")]
     pub log_format: Format,
+}
+
+/// Where else than on its socket the agent answers meshctl: nowhere, unless it is told.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RemoteFlags {
+    /// Answer meshctl over TCP with mutual TLS as well.
+    #[arg(
+        long,
+        env = "WEFT_ADMIN_LISTEN",
+        value_name = "ADDR:PORT",
+        requires = "admin_cert",
+        requires = "admin_key",
+        requires = "admin_client_ca"
+    )]
+    pub admin_listen: Option<SocketAddr>,
+    /// The certificate for it (PEM), then its issuers.
+    #[arg(long, env = "WEFT_ADMIN_CERT", value_name = "FILE")]
+    pub admin_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "WEFT_ADMIN_KEY", value_name = "FILE")]
+    pub admin_key: Option<PathBuf>,
+    /// Who administers: certificates that lead to one of these (PEM), and are no workload's.
+    #[arg(long, env = "WEFT_ADMIN_CLIENT_CA", value_name = "FILE")]
+    pub admin_client_ca: Option<PathBuf>,
+    /// Answer meshctl on this port of the pod's own loopback, for pods/portforward. 0: not.
+    #[arg(long, env = "WEFT_ADMIN_LOOPBACK_PORT", value_name = "PORT", default_value_t = 0)]
+    pub admin_loopback_port: u16,
 }
 
 /// What an unclassified pod may do.

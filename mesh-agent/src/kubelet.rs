@@ -23,7 +23,7 @@ use mesh_telemetry::preflight::Check;
 
 use crate::config;
 use crate::kernel::maps::{Maps, cgroup_id};
-use crate::netns::Netns;
+use crate::netns::{Diag, Netns};
 use crate::pods;
 use crate::settings;
 
@@ -253,7 +253,19 @@ impl fmt::Debug for Follower {
 
 /// Inodes of the sockets that listen on a port of a namespace, smallest first.
 fn listening(netns: &Netns, port: u16) -> io::Result<Vec<u64>> {
-    let mut inodes = netns.within(|| {
+    // To read /proc/net/tcp is to walk the table of all the machine's connections.
+    let mut inodes = match Diag::open(netns).and_then(|diag| diag.listeners()) {
+        Ok(all) => all.into_iter().filter(|(at, _)| *at == port).map(|(_, inode)| inode).collect(),
+        Err(_no_diag) => listening_by_proc(netns, port)?,
+    };
+    inodes.sort_unstable();
+    inodes.dedup();
+    Ok(inodes)
+}
+
+/// On a kernel without `CONFIG_INET_DIAG`.
+fn listening_by_proc(netns: &Netns, port: u16) -> io::Result<Vec<u64>> {
+    netns.within(|| {
         let mut inodes = Vec::new();
         for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
             match File::open(table) {
@@ -264,10 +276,7 @@ fn listening(netns: &Netns, port: u16) -> io::Result<Vec<u64>> {
             }
         }
         Ok(inodes)
-    })?;
-    inodes.sort_unstable();
-    inodes.dedup();
-    Ok(inodes)
+    })
 }
 
 /// Reads a table of sockets as far as the listening ones go: they come first.

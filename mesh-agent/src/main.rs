@@ -16,6 +16,7 @@ mod capture;
 mod config;
 mod connections;
 mod control;
+mod direct;
 mod inbound;
 mod kernel;
 mod kubelet;
@@ -28,12 +29,12 @@ mod quiet;
 mod relay;
 mod roots;
 mod settings;
+mod sightings;
 mod socket;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -53,18 +54,22 @@ use mesh_telemetry::readiness::Ready;
 use mesh_telemetry::shutdown;
 use mesh_xds::client::{Client, ClientConfig};
 use tokio::runtime::RuntimeFlavor;
+use tokio::sync::watch;
 
 use admin::Admin;
 use cache::Cache;
 use capture::Acceptor;
 use config::{Cli, Command, NodePaths, RunFlags};
-use connections::Connections;
+use connections::{AccessLog, Connections};
 use control::Control;
+use direct::Direct;
 use inbound::Inbound;
+use kernel::lower::{Lowerer, Reserve};
 use kernel::{Kernel, preflight};
-use netns::Netns;
+use metrics::All;
+use netns::{Diag, Netns};
 use outbound::Outbound;
-use pods::PodsConfig;
+use pods::{PodsConfig, Unguarded};
 use roots::RootFile;
 use settings::{InForce, LeftMark};
 
@@ -120,7 +125,11 @@ fn serve(cli: &Cli) -> anyhow::Result<ExitCode> {
     };
     logs::init(cli.run.log_format, "info,h2=info")?;
     raise_descriptor_limit();
-    runtime()?.block_on(run(&cli.node, &cli.run, node))?;
+    let runtime = runtime()?;
+    let access = runtime.block_on(run(&cli.node, &cli.run, node))?;
+    // What was still carried has its line now.
+    drop(runtime);
+    access.flush();
     Ok(ExitCode::SUCCESS)
 }
 
@@ -146,7 +155,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Result<()> {
+async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Result<AccessLog> {
     let started = Instant::now();
     if tokio::runtime::Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
         tokio::spawn(pace::keep(Duration::from_micros(flags.spin_us.into())));
@@ -162,6 +171,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
 
     // Whatever may be in the way comes before the hooks: an agent that cannot start leaves the node as it was.
     let socket = Server::unix(&flags.admin_socket).context("cannot serve meshctl (--admin-socket)")?;
+    let remote = admin::remote::servers(&flags.remote, &host)?;
     let metrics_port =
         Server::tcp(flags.metrics_listen).context("cannot serve metrics (--metrics-listen)")?;
     let ready_port = Server::tcp(flags.ready_listen).context("cannot serve readiness (--ready-listen)")?;
@@ -200,14 +210,21 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     let is_first = cache.as_ref().is_some_and(Cache::is_new) && kernel::pinned_hooks(&paths.bpffs).is_empty();
     let (mut kernel, maps) = Kernel::load(&paths.bpffs, !away)?;
     let maps = Arc::new(maps);
+    // What a predecessor told the hooks stays so until the world is known: what they settle without an agent goes on.
+    let before = maps.settings()?;
     maps.set_settings(Settings {
         abi: Settings::ABI,
-        world_complete: 0,
         allow_unknown: u32::from(by_flags.allow_unknown_pods),
-        // What a predecessor excluded stays so until the world is known.
-        exclusions: maps.settings()?.exclusions,
         host_cookie: host.cookie(),
+        ..before
     })?;
+    let reserve: Reserve = {
+        let maps = maps.clone();
+        Box::new(move |next| maps.change_settings(|settings| settings.next_number = next))
+    };
+    let tables = maps.tables();
+    let lowerer = Lowerer::new(tables.handles(), tables.left_behind(), before.next_number, reserve);
+    let (local, locals) = watch::channel(Arc::default());
     let own = config::own_cgroup(&cgroup).context("cannot find the agent's own cgroup")?;
     let mut follower = kubelet::Follower::new(place.clone(), maps.clone(), settings.clone());
     follower.look();
@@ -226,14 +243,27 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     follower.spawn().context("cannot follow kubelet")?;
 
     let mut registry = Registry::new();
-    let metrics = metrics::Metrics::register(&mut registry);
-    let observed = metrics::Observed::register(&mut registry);
-    let repairs = metrics::Repairs::register(&mut registry);
-    let earlier = metrics::EarlierSockets::register(&mut registry);
+    let All { metrics, observed, insides, repairs, earlier } = All::register(&mut registry);
     let world = Arc::new(ArcSwap::from_pointee(World::default()));
     let keeper = cache.and_then(|cache| cache.keep(world.clone(), settings.clone(), client.clone()));
     let cached_as_of = cached.as_ref().map(|cached| cached.as_of);
-    let connections = Connections::new(metrics.clone());
+    let access =
+        AccessLog::start(settings.clone()).context("cannot write access lines to standard output")?;
+    let connections = Connections::new(metrics.clone(), access.clone());
+    let direct = Arc::new(Direct {
+        world: world.clone(),
+        maps: maps.clone(),
+        local: locals.clone(),
+        connections: connections.clone(),
+        metrics: metrics.clone(),
+        counted: Default::default(),
+        cut: Default::default(),
+        again: Default::default(),
+    });
+    direct.follow_events();
+    direct.follow_endings();
+    direct.follow_changes();
+    tokio::spawn(sightings::tell(direct.clone(), client.clone()));
     let pool = Pool::new(mesh_hbone::ClientConfig::default());
     let outbound = Arc::new(Outbound {
         world: world.clone(),
@@ -249,9 +279,10 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         keyring: keyring.clone(),
         connections: connections.clone(),
         maps: maps.clone(),
-        metrics,
+        metrics: metrics.clone(),
         config: mesh_hbone::ServerConfig::default(),
         handshakes: inbound::Handshakes::default(),
+        local: locals.clone(),
     });
     let ready = Ready::new();
     let known = ready.condition("world", "the controller has not told the whole world yet");
@@ -269,13 +300,16 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
             staying,
             world: world.clone(),
             earlier,
+            obstacle: no_end(&host),
+            host: host.clone(),
+            local,
         },
         watch,
         kernel,
         maps.clone(),
         keyring.clone(),
         client.clone(),
-        Acceptor::new(outbound, inbound),
+        Acceptor::new(outbound, inbound.clone()),
         repairs,
     )
     .context("cannot watch the node's cgroups")?;
@@ -288,9 +322,13 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         settings: settings.clone(),
         client: client.clone(),
         pods: pods.clone(),
+        connections: connections.clone(),
+        metrics: metrics.clone(),
+        direct: direct.clone(),
         keyring: keyring.clone(),
-        pool,
-        rows: maps.service_keys().into_iter().map(|key| (key, Default::default())).collect::<HashMap<_, _>>(),
+        pool: pool.clone(),
+        lowerer: Arc::new(Mutex::new(lowerer)),
+        local: locals.clone(),
         unwritten: false,
         known,
         cached,
@@ -310,20 +348,30 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         world,
         pods,
         connections,
+        direct,
+        local: locals,
         keyring,
         root_file,
         maps,
         observed,
+        insides,
+        metrics,
+        pool,
+        inbound,
         cached_as_of,
     });
-    let metrics = metrics_port.serve(admin::metrics_routes(&admin, Arc::new(registry)), shutdown.clone());
+    let registry = Arc::new(registry);
+    let metrics = metrics_port.serve(admin::metrics_routes(&admin, &registry), shutdown.clone());
     let readiness = ready_port.serve(admin::ready_routes(&ready), shutdown.clone());
-    tokio::try_join!(metrics, readiness, socket.serve(admin::admin_routes(&admin), shutdown))?;
+    for server in remote {
+        tokio::spawn(server.serve(admin::admin_routes(&admin, &registry), shutdown.clone()));
+    }
+    tokio::try_join!(metrics, readiness, socket.serve(admin::admin_routes(&admin, &registry), shutdown))?;
     if let Some(keeper) = keeper {
         keeper.finish();
     }
     tracing::info!("stopped; hooks stay, captured pods are refused until an agent is back");
-    Ok(())
+    Ok(access)
 }
 
 fn stop_if_unfit(cgroup: &Path, bpffs: &Path) -> anyhow::Result<()> {
@@ -338,4 +386,14 @@ fn stop_if_unfit(cgroup: &Path, bpffs: &Path) -> anyhow::Result<()> {
         })
         .collect();
     if failed.is_empty() { Ok(()) } else { bail!("this node cannot carry the mesh: {}", failed.join("; ")) }
+}
+
+/// A kernel that cannot end a connection cannot take back what a policy admitted: then nothing goes past the agent that one
+/// is about.
+fn no_end(host: &Netns) -> Option<Unguarded> {
+    let why = Diag::open(host).and_then(|diag| diag.can_destroy()).err()?;
+    let why =
+        format!("it cannot end connections that no policy admits any more (CONFIG_INET_DIAG_DESTROY): {why}");
+    tracing::warn!(why, "no connection on this node goes directly");
+    Some(Unguarded { what: "the kernel".into(), why })
 }

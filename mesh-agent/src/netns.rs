@@ -16,11 +16,15 @@ use socket2::{Domain, Socket, Type};
 
 mod big_segments;
 mod delivery_route;
+mod devices;
 mod diag;
+mod host_route;
 
 pub use big_segments::BigSegments;
 pub use delivery_route::DeliveryRoute;
+pub use devices::{Device, HostDevices};
 pub use diag::{Diag, TcpSocket};
+pub use host_route::way_to;
 
 /// A network namespace, kept alive by the open descriptor.
 #[derive(Debug)]
@@ -59,6 +63,11 @@ impl Netns {
     /// The cookie that the kernel's hooks see (`SO_NETNS_COOKIE`, Linux 5.14).
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// The inode of its file: as `stat` says of `/proc/PID/ns/net` of whoever lives in it.
+    pub fn inode(&self) -> io::Result<u64> {
+        nix::sys::stat::fstat(&self.file).map(|stat| stat.st_ino).map_err(Into::into)
     }
 
     /// Whether IPv6 deliveries can come from 100::/64 here.

@@ -12,9 +12,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mesh_model::MeshSettings;
+use mesh_model::{AccessLogMode, AccessLogSettings, MeshSettings, MetricsProfile, MetricsSettings, Share};
 use mesh_telemetry::logs::Format;
 
 use crate::config::{PreCaptureSockets, RunFlags, UnknownPods};
@@ -43,8 +44,55 @@ pub struct InForce {
     pub kubelet_port: u16,
     /// How log lines are written.
     pub log_format: Format,
+    /// What is counted of connections.
+    pub metrics: Metrics,
+    /// Of which connections there is a line.
+    pub access_log: AccessLog,
     /// The mesh is being uninstalled.
     pub leaving: bool,
+}
+
+/// What is counted of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Which labels there are.
+    pub profile: MetricsProfile,
+    /// How many series there are at most.
+    pub max_series: u32,
+}
+
+/// Of which connections there is a line, and how it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Of which, first of all.
+    pub mode: AccessLogMode,
+    /// How.
+    pub format: Format,
+    /// Of how many that were admitted.
+    pub sample: Share,
+    /// Of those with one end in these namespaces; `None`: of all.
+    pub namespaces: Option<Vec<Arc<str>>>,
+    /// Of those that were admitted, only such as lasted this long.
+    pub min_duration: Duration,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { profile: MetricsProfile::default(), max_series: 20_000 }
+    }
+}
+
+impl AccessLog {
+    /// Where nobody says anything of it: written as other lines are.
+    pub fn written_as(format: Format) -> Self {
+        Self {
+            mode: AccessLogMode::default(),
+            format,
+            sample: Share::ALL,
+            namespaces: None,
+            min_duration: Duration::ZERO,
+        }
+    }
 }
 
 impl InForce {
@@ -61,6 +109,8 @@ impl InForce {
             keys_on_disk: false,
             kubelet_port: flags.kubelet_port,
             log_format: flags.log_format,
+            metrics: Metrics::default(),
+            access_log: AccessLog::written_as(flags.log_format),
             leaving: false,
         }
     }
@@ -73,12 +123,17 @@ impl InForce {
         let MeshSettings {
             excluded_prefixes: _,
             excluded_ports: _,
+            // Asked of the world, workload by workload.
+            mtls: _,
+            same_node_tunnel: _,
             bootstrap_namespaces,
             allow_unknown_pods,
             keep_pre_capture_sockets,
             keys_on_disk,
             kubelet_port,
             log_format,
+            metrics,
+            access_log,
             leaving,
         } = mesh;
         set(&mut now.bootstrap_namespaces, bootstrap_namespaces.as_ref());
@@ -88,8 +143,26 @@ impl InForce {
         set(&mut now.kubelet_port, kubelet_port.as_ref().filter(|port| **port != 0));
         // A word of a newer controller that this agent does not know is nothing said.
         set(&mut now.log_format, log_format.as_ref().and_then(|word| word.parse().ok()).as_ref());
+        now.access_log.format = now.log_format;
+        now.access_log.overlay(access_log);
+        let MetricsSettings { profile, max_series } = metrics;
+        set(&mut now.metrics.profile, profile.as_ref());
+        set(&mut now.metrics.max_series, max_series.as_ref().filter(|max| **max != 0));
         now.leaving = *leaving;
         now
+    }
+}
+
+impl AccessLog {
+    fn overlay(&mut self, said: &AccessLogSettings) {
+        let AccessLogSettings { mode, format, sample, namespaces, min_duration_ms } = said;
+        set(&mut self.mode, mode.as_ref());
+        set(&mut self.format, format.as_ref().and_then(|word| word.parse().ok()).as_ref());
+        set(&mut self.sample, sample.as_ref());
+        set(&mut self.min_duration, min_duration_ms.map(Duration::from_millis).as_ref());
+        if namespaces.is_some() {
+            self.namespaces.clone_from(namespaces);
+        }
     }
 }
 

@@ -4,20 +4,44 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use mesh_telemetry::api::AGENT_SOCKET;
 
+mod bpf;
+mod config;
+mod endpoints;
+mod explain_error;
+mod global;
+mod log_level;
+mod logs;
+mod man;
+mod scope;
+mod span;
+mod support_bundle;
 #[cfg(test)]
 mod tests;
+mod top;
+
+pub(crate) use bpf::{BpfArgs, BpfMapArgs, BpfVerb};
+pub(crate) use config::{ConfigArgs, ConfigVerb, DiffArgs};
+pub(crate) use endpoints::EndpointArgs;
+pub(crate) use explain_error::ExplainErrorArgs;
+pub(crate) use global::{End, Global, Output, Remote};
+pub(crate) use log_level::LogLevelArgs;
+pub(crate) use logs::LogArgs;
+pub(crate) use man::ManArgs;
+pub(crate) use scope::Scope;
+pub(crate) use support_bundle::SupportBundleArgs;
+pub(crate) use top::{TalkerSort, TopArgs};
 
 /// The flags and the verb.
 #[derive(Debug, Parser)]
 #[command(
     name = "meshctl",
     version,
-    about = "Look into the Weft mesh from one of its nodes",
-    after_help = "meshctl asks the agent of the node it runs on, over the agent's admin socket, so it needs to run as \
-        root on that node. `meshctl status` also understands a controller's socket.\n\n\
-        Exit codes: 0 yes, 1 no or failed, 2 usage, 3 unreachable.\n\n\
+    about = "Look into the Weft mesh: from one of its nodes, or from where your kubeconfig is",
+    after_help = "Without a flag that says whom to ask, meshctl asks the agent of the node it runs on, over the agent's admin \
+        socket, as root. --node, --all-nodes and --controller go through the cluster's API server; --address is TCP with \
+        mutual TLS.\n\n\
+        Exit codes: 0 yes, 1 no or failed, 2 usage, 3 unreachable, or only a part of the nodes answered.\n\n\
         Use \"meshctl COMMAND --help\" for more about a command.",
     disable_help_subcommand = true,
     subcommand_value_name = "COMMAND",
@@ -32,67 +56,6 @@ pub(crate) struct Args {
     pub(crate) verb: Verb,
 }
 
-/// Flags of every verb.
-#[derive(Debug, Group)]
-pub(crate) struct Global {
-    /// Admin socket to ask
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        default_value = AGENT_SOCKET,
-        env = "WEFT_SOCKET",
-        hide_env_values = true,
-        help_heading = "Global options"
-    )]
-    pub(crate) socket: PathBuf,
-
-    /// Output format
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t = Output::Table,
-        help_heading = "Global options"
-    )]
-    pub(crate) output: Output,
-
-    /// Kubeconfig of the cluster, for what is asked of Kubernetes (also: KUBECONFIG)
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-
-    /// Context of the kubeconfig to use; its current one otherwise
-    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
-    pub(crate) context: Option<String>,
-
-    /// No colours, even on a terminal (also: NO_COLOR)
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub(crate) no_color: bool,
-
-    /// How long to wait for an answer, in seconds
-    #[arg(
-        long,
-        global = true,
-        value_name = "SECONDS",
-        default_value = "10",
-        value_parser = seconds,
-        help_heading = "Global options"
-    )]
-    pub(crate) timeout: Duration,
-}
-
-/// How the answer is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    // Not doc comments: help on single values would stretch every verb's help over a screen.
-    // For people.
-    Table,
-    // For scripts: keys keep their names.
-    Json,
-}
-
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -102,6 +65,7 @@ pub(crate) enum Verb {
         a kubeconfig.\n\nExamples:\n  \
         # What is in the way on this node?\n  meshctl check\n\n  \
         # What is in the way in the cluster?\n  meshctl check --context staging\n\n  \
+        # On any of its nodes, once Weft is installed?\n  meshctl check --all-nodes\n\n  \
         # Fail a script where something is\n  meshctl check >/dev/null || exit 1\n\n  \
         # Before there is an agent, for another cgroup hierarchy\n  meshctl check -- --cgroup /sys/fs/cgroup/lab\n\n\
         Exits 0 when no check fails, 1 when one does. A warning is not a failure."
@@ -110,7 +74,8 @@ pub(crate) enum Verb {
     /// Show how the agent (or a controller) is doing
     #[command(after_help = "Examples:\n  \
         # The agent of this node\n  meshctl status\n\n  \
-        # A controller\n  meshctl --socket /run/weft/controller.sock status\n\n  \
+        # Another node's, and a controller, through the cluster\n  meshctl status --node worker-1\n  meshctl status --controller\n\n  \
+        # A controller on this machine\n  meshctl --socket /run/weft/controller.sock status\n\n  \
         # Is it connected to its controller?\n  meshctl status -o json | jq .controller.connected")]
     Status,
     /// List the pods of this node and what the mesh does with them
@@ -119,6 +84,8 @@ pub(crate) enum Verb {
         after_help = "Examples:\n  \
         # Every pod of the node\n  meshctl pods\n\n  \
         # Those of one namespace\n  meshctl pods -n shop\n\n  \
+        # Of all nodes, those with a label\n  meshctl pods --all-nodes -l app=web\n\n  \
+        # Names of those that are not captured\n  meshctl pods --field-selector state!=captured -o name\n\n  \
         # Which are not captured, and why?\n  \
         meshctl pods -o json | jq '.[] | select(.state != \"captured\") | {name, state, reason}'\n\n\
         States: captured (in the mesh), pending (to be captured; its connections are refused), excluded (no label), \
@@ -131,6 +98,7 @@ pub(crate) enum Verb {
         after_help = "Examples:\n  \
         # All of them\n  meshctl connections\n\n  \
         # Those with an end in one namespace, the busiest first\n  meshctl connections -n shop --sort bytes\n\n  \
+        # Live, of one Service\n  meshctl connections --watch --field-selector dst.service=web\n\n  \
         # Anything in plain text?\n  meshctl connections -o json | jq '.[] | select(.security == \"plaintext\")'\n\n\
         Paths: tunnel (mutual TLS between two agents), direct (kernel to kernel on this node), plaintext (a pod of \
         the mesh without TLS), passthrough (what is outside the mesh). SENT is from source to destination."
@@ -176,6 +144,55 @@ pub(crate) enum Verb {
         the tunnels first, and changes nothing where there is one (--force does it all the same)."
     )]
     Capture(CaptureArgs),
+    /// Explain what becomes of a connection, step by step
+    #[command(
+        visible_aliases = ["why", "x"],
+        after_help = "SRC is a pod (NAMESPACE/POD), a workload (workload/NAMESPACE/NAME, or deploy/…) or an address; DST also a Service \
+        (service/NAMESPACE/NAME, or svc/…), and its port. NAMESPACE/NAME of a pod and a Service is the pod as SRC, and as DST the Service where \
+        that has the port, else the pod; pod/NAMESPACE/NAME says which. Nothing is dialled.\n\nExamples:\n  \
+        # May the cart talk to the web server, and how?\n  meshctl explain shop/cart-0 shop/web-0:8080\n\n  \
+        # By a Service\n  meshctl explain deploy/shop/cart service/shop/web:80\n\n  \
+        # From outside the cluster\n  meshctl explain 192.0.2.7 shop/web-0:8080\n\n  \
+        # In a script\n  meshctl explain shop/cart-0 shop/web-0:8080 -o json | jq -r .verdict\n\n\
+        What the kernel's tables say is known on the source's node (of a source outside the mesh: on the destination's): ask the agent \
+        there. Exits 0 where the connection is admitted, 1 where it is not."
+    )]
+    Explain(ExplainArgs),
+    /// Look at who may talk to whom
+    #[command(
+        visible_aliases = ["policies", "azp"],
+        subcommand_value_name = "COMMAND",
+        after_help = "Examples:\n  \
+        # Every policy, and whether every node has it\n  meshctl policy list\n\n  \
+        # What does one say?\n  meshctl policy show shop/web\n\n  \
+        # After a change: wait until every node that must know it does\n  meshctl policy wait shop/web --timeout 30\n\n  \
+        # Before a change: which connections of the last hour would it cut?\n  \
+        meshctl --socket /run/weft/controller.sock policy test -f web.yaml\n\n  \
+        # Without Kubernetes: ask the controller\n  meshctl --socket /run/weft/controller.sock policy list\n\n\
+        Where a kubeconfig is named (--kubeconfig, --context, KUBECONFIG), the cluster is asked; otherwise the socket. An \
+        agent's socket shows what is in force on its node; only a controller knows whether every node has it."
+    )]
+    Policy(PolicyArgs),
+    /// Show where connections to a Service may go, and why not elsewhere
+    #[command(visible_aliases = ["endpoint", "ep"])]
+    Endpoints(EndpointArgs),
+    /// Watch who talks to whom, how fast, and what is refused
+    Top(TopArgs),
+    /// Follow the connections that are refused or cut, and why
+    #[command(visible_alias = "log")]
+    Logs(LogArgs),
+    /// Say what an error code means and what to do about it
+    #[command(visible_alias = "explain-code")]
+    ExplainError(ExplainErrorArgs),
+    /// Show everything that the agent holds, or what differs between two dumps
+    Config(ConfigArgs),
+    /// Show or set what an agent or a controller logs, while it runs
+    LogLevel(LogLevelArgs),
+    /// Look at the agent's maps and programs in the kernel
+    Bpf(BpfArgs),
+    /// Write a file with all that is needed to look into a problem, without secrets
+    #[command(visible_alias = "bug-report")]
+    SupportBundle(SupportBundleArgs),
     /// Ask an agent or a controller, over TCP, whether it is ready
     #[command(after_help = "Examples:\n  \
         # From any pod: is a controller there, and has it what it needs?\n  \
@@ -183,11 +200,14 @@ pub(crate) enum Verb {
         # Wait for it, two minutes at most\n  \
         meshctl ready --timeout 120 weft-controller.weft-system.svc:15021")]
     Ready(ReadyArgs),
-    /// Print the versions of meshctl and of the agent
+    /// Print the versions of meshctl, the controller and the agents
     #[command(after_help = "Examples:\n  \
         meshctl version\n\n  \
+        # As each agent says itself\n  meshctl version --all-nodes\n\n  \
         # Without asking the agent\n  meshctl version --client")]
     Version(VersionArgs),
+    /// Print or write manual pages
+    Man(ManArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:\n  \
         # Bash, for this session\n  source <(meshctl completion bash)\n\n  \
@@ -208,17 +228,6 @@ pub(crate) struct CertArgs {
     pub(crate) roots: bool,
 }
 
-/// Which namespaces.
-#[derive(Debug, Default, Group)]
-pub(crate) struct Scope {
-    /// Only what is in this namespace
-    #[arg(short, long, value_name = "NAMESPACE")]
-    pub(crate) namespace: Option<String>,
-    /// What is in every namespace, which is the default; wins over --namespace
-    #[arg(short = 'A', long)]
-    pub(crate) all_namespaces: bool,
-}
-
 /// Flags of `check`.
 #[derive(Debug, Group)]
 pub(crate) struct CheckArgs {
@@ -236,6 +245,12 @@ pub(crate) struct ConnectionArgs {
     /// Order of the rows
     #[arg(long, visible_alias = "sort-by", value_name = "KEY", value_enum, default_value_t = ConnectionSort::Id)]
     pub(crate) sort: ConnectionSort,
+    /// Show them again every two seconds; on a terminal in place
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// How often --watch shows them, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = global::seconds)]
+    pub(crate) interval: Duration,
 }
 
 /// Order of connections.
@@ -251,6 +266,14 @@ pub(crate) enum ConnectionSort {
     Destination,
     /// By path: tunnel, direct, plaintext, passthrough
     Path,
+    /// By the Service that was dialled
+    Service,
+    /// Plain text first
+    Security,
+    /// The most bytes from source to destination first
+    Sent,
+    /// The most bytes back first
+    Received,
 }
 
 /// `capture`'s own verbs.
@@ -279,6 +302,84 @@ pub(crate) enum CaptureVerb {
         #[arg(value_name = "NAMESPACE[/POD]")]
         target: Target,
     },
+}
+
+/// Who dials whom.
+#[derive(Debug, Group)]
+pub(crate) struct ExplainArgs {
+    /// Who dials: NAMESPACE/POD, workload/NAMESPACE/NAME, or an address
+    #[arg(value_name = "SRC", value_parser = source)]
+    pub(crate) source: String,
+    /// Who is dialled: the same or service/NAMESPACE/NAME, and the port
+    #[arg(value_name = "DST:PORT", value_parser = destination)]
+    pub(crate) destination: String,
+}
+
+fn source(text: &str) -> Result<String, mesh_model::explain::NoSuchPlace> {
+    text.parse::<mesh_model::explain::Place>().map(|_| text.to_owned())
+}
+
+fn destination(text: &str) -> Result<String, mesh_model::explain::NoSuchPlace> {
+    mesh_model::explain::Place::with_port(text).map(|_| text.to_owned())
+}
+
+/// `policy`'s own verbs.
+#[derive(Debug, Group)]
+pub(crate) struct PolicyArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: PolicyVerb,
+}
+
+/// What to do about policies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyVerb {
+    /// List policies, and whether every node has them
+    List(Scope),
+    /// Show what one policy says and what is to be said of it
+    Show(PolicyName),
+    /// Wait until every node with a pod that the policy targets has applied it
+    #[command(
+        after_help = "Waits as long as --timeout says (10 s). Exits 0 once it is enforced as it stands, 1 if it is not in time, \
+        and then names the nodes that have not applied it."
+    )]
+    Wait(PolicyName),
+    /// Say which connections of the last hour a file's policies would cut, before they are applied
+    #[command(after_help = "Examples:\n  \
+        # Before kubectl apply\n  meshctl --socket /run/weft/controller.sock policy test -f web.yaml\n\n  \
+        # In Kubernetes, where the controller's socket is in its pod\n  \
+        kubectl exec -i -n weft-system deploy/weft-controller -- meshctl --socket /run/weft/controller.sock \
+        policy test -f - <web.yaml\n\n  \
+        # Against a world that was written down\n  meshctl policy test -f web.yaml --world world.json\n\n\
+        Exits 0 if nothing is cut, 1 if something is.")]
+    Test(PolicyTest),
+    /// Write down what policies are judged by, as JSON, for `policy test --world`
+    #[command(after_help = "Example:\n  \
+        meshctl --socket /run/weft/controller.sock policy dump >world.json\n\n\
+        It holds the names, labels and addresses of all pods, and who talked to whom in the last hour.")]
+    Dump,
+}
+
+/// What is tried, and on what.
+#[derive(Debug, Group)]
+pub(crate) struct PolicyTest {
+    /// File with AuthorizationPolicies (YAML or JSON); - for standard input
+    #[arg(short, long = "filename", visible_alias = "file", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// What `policy dump` wrote; the controller at --socket is asked otherwise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) world: Option<PathBuf>,
+}
+
+/// One policy.
+#[derive(Debug, Group)]
+pub(crate) struct PolicyName {
+    /// NAME, or NAMESPACE/NAME
+    #[arg(value_name = "[NAMESPACE/]NAME")]
+    pub(crate) name: String,
+    /// Its namespace; not needed where there is only one policy of the name
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
 }
 
 /// A namespace, or a pod.
@@ -327,26 +428,4 @@ pub(crate) struct CompletionArgs {
     /// For which shell
     #[arg(value_enum)]
     pub(crate) shell: clap_complete::Shell,
-}
-
-impl Scope {
-    /// The one namespace that is asked for.
-    pub(crate) fn namespace(&self) -> Option<&str> {
-        self.namespace.as_deref().filter(|_| !self.all_namespaces)
-    }
-
-    /// Whether something of this namespace is asked for.
-    pub(crate) fn covers(&self, namespace: Option<&str>) -> bool {
-        self.namespace().is_none_or(|wanted| namespace == Some(wanted))
-    }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 =
-        text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| "not a number of seconds")?;
-    if seconds > 0.0 && seconds <= 86_400.0 {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        Err("more than 0 and at most 86400 seconds".into())
-    }
 }

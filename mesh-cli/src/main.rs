@@ -1,7 +1,7 @@
-//! `meshctl`: asks a node's agent, or the controller, over its admin socket (or the cluster's API), and prints the answer.
+//! `meshctl`: asks agents, or the controller, at their admin ends (or the cluster's API), and prints the answer.
 //!
 //! ```text
-//! args ──▶ commands/VERB ──▶ client (HTTP over the unix socket) ──▶ render (table, json) ──▶ stdout, exit code
+//! args ──▶ commands/VERB ──▶ client (HTTP over a unix socket, mutual TLS, or the cluster) ──▶ render ──▶ stdout, exit code
 //! ```
 //!
 //! Exit codes, the same for every verb: 0 yes, 1 no or failed, 2 usage, 3 unreachable. Invariants: standard output
@@ -32,11 +32,21 @@ fn main() -> ExitCode {
                 std::env::var("NO_COLOR").ok().as_deref(),
                 std::env::var("TERM").ok().as_deref(),
             ),
+        width: width(),
+        ..render::Style::default()
     };
-    match commands::run(&args, style) {
+    let outcome = commands::run(&args, style);
+    outcome.warnings.iter().for_each(|warning| say(warning));
+    match outcome.result {
         Ok(answer) => print(&answer),
         Err(failure) => fail(&failure),
     }
+}
+
+/// Columns of the terminal that standard output is, now.
+fn width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(width.0.into()).filter(|width| *width > 0)
 }
 
 fn print(answer: &Answer) -> ExitCode {
@@ -58,7 +68,10 @@ fn fail(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.exit_code())
 }
 
-/// Not `eprintln!`, which panics where standard error is closed.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+/// For people, on standard error. Not `eprintln!`, which panics where that is closed; and whatever an end has put into it, no terminal
+/// takes it for anything but text.
+fn say(text: &str) {
+    for line in text.lines() {
+        let _ = writeln!(io::stderr(), "{}", render::printable(line));
+    }
 }

@@ -1,4 +1,4 @@
-//! Answers as text: tables in kubectl's manner, lists of fields, JSON.
+//! Answers as text: tables in kubectl's manner, lists of fields, JSON, YAML, names.
 //!
 //! Pure: values in, a string out. Text that came from elsewhere goes through [`printable`] before it may reach a
 //! terminal.
@@ -6,9 +6,11 @@
 pub(crate) mod fields;
 pub(crate) mod human;
 pub(crate) mod json;
+pub(crate) mod name;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod yaml;
 
 /// What stands where there is nothing.
 pub(crate) const NONE: &str = "<none>";
@@ -18,6 +20,12 @@ pub(crate) const NONE: &str = "<none>";
 pub(crate) struct Style {
     /// Colours are wanted.
     pub(crate) colours: bool,
+    /// Columns that are too much for most are wanted too.
+    pub(crate) wide: bool,
+    /// The first line of a table is not wanted.
+    pub(crate) no_headers: bool,
+    /// Columns of the terminal; `None` where the reader is no terminal: then nothing is cut.
+    pub(crate) width: Option<usize>,
 }
 
 /// What a piece of text says about the state of things.

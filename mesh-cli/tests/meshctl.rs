@@ -123,7 +123,7 @@ fn nothing_to_list_is_said_on_standard_error() {
 fn usage_is_exit_code_2() {
     let nowhere = Path::new("/nonexistent/agent.sock");
     for line in [
-        &["pods", "-o", "yaml"][..],
+        &["pods", "-o", "xml"][..],
         &["frobnicate"],
         &[],
         &["connections", "--sort", "mood"],
@@ -236,6 +236,47 @@ fn check_runs_the_preflight_itself_where_no_agent_answers() {
 }
 
 #[test]
+fn check_of_another_machine_never_reports_this_one() {
+    let (directory, meshctl) = with_mesh_agent("#!/bin/sh\nprintf '{\"ok\":true,\"checks\":[]}'\n");
+    let kubeconfig = directory.path().join("kubeconfig");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{closed}")}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    });
+    fs::write(&kubeconfig, config.to_string()).unwrap();
+    let check = |more: &[&str]| {
+        let socket = directory.path().join("agent.sock");
+        let mut command = command(&meshctl, &socket, &[&["check", "-o", "json"], more].concat());
+        command.env("KUBECONFIG", &kubeconfig).output().unwrap()
+    };
+    for whom in [&["--node", "a"][..], &["--all-nodes"], &["--pod", "weft-system/weft-agent-x"]] {
+        let output = check(whom);
+        assert_eq!((output.status.code(), stdout(&output)), (Some(3), ""), "{whom:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(&closed.to_string()), "{}", stderr(&output));
+    }
+    // A kubeconfig that leads nowhere is said to, beside what the node's checks say; one that is asked for is an error.
+    fs::write(&kubeconfig, json!({"apiVersion": "v1", "kind": "Config"}).to_string()).unwrap();
+    let output = check(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: Report = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<&str> = report.checks.iter().map(|check| check.name.as_str()).collect();
+    assert_eq!(names, ["agent", "kubernetes"]);
+    assert_eq!(check(&["--context", "staging"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_preflight_that_does_not_end_is_ended() {
+    let (directory, meshctl) = with_mesh_agent("#!/bin/sh\nexec /bin/sleep 60\n");
+    let args = ["check", "--timeout", "0.2"];
+    let output = command(&meshctl, &directory.path().join("agent.sock"), &args).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no end within 0.2 s"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_preflight_without_a_report_is_a_failure() {
     let (directory, meshctl) = with_mesh_agent("#!/bin/sh\necho 'no such flag' >&2\nexit 2\n");
     let output = command(&meshctl, &directory.path().join("agent.sock"), &["check"]).output().unwrap();
@@ -302,10 +343,111 @@ fn an_answer_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
+fn every_format_says_the_same() {
+    let agent = Agent::answering("/v1/pods", pods());
+    let said = |args: &[&str]| {
+        let output = agent.meshctl(args);
+        assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""), "{args:?}");
+        stdout(&output).to_owned()
+    };
+    assert_eq!(said(&["pods", "-o", "name"]), "pod/bank/safe-0\npod/shop/web-0\n");
+    let yaml: Value = serde_saphyr::from_str(&said(&["pods", "-o", "yaml"])).unwrap();
+    assert_eq!(yaml, json!([pods()[1], pods()[0]]));
+    let wide = said(&["pods", "-o", "wide"]);
+    assert!(wide.lines().next().unwrap().ends_with("NODE") && wide.contains("web-0    a\n"), "{wide}");
+    let bare = said(&["pods", "--no-headers", "--field-selector", "state=captured"]);
+    assert_eq!(
+        bare,
+        "shop   web-0   captured   <none>   spiffe://cluster.local/ns/shop/sa/default   web-0\n"
+    );
+    assert_eq!(
+        said(&["pods", "--field-selector", "namespace!=shop,from_the_future=1", "-o", "name"]),
+        "pod/bank/safe-0\n"
+    );
+}
+
+#[test]
+fn what_does_not_exist_suggests_near_names() {
+    let agent = Agent::answering("/v1/pods", pods());
+    let output = agent.meshctl(&["pods", "-n", "shpo"]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), ""));
+    assert_eq!(stderr(&output), "No pods in namespace shpo: is it shop?\n");
+    let output = agent.meshctl(&["pods", "--field-selector", "stat=captured"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("no row has a key stat: there is state"), "{}", stderr(&output));
+}
+
+#[test]
+fn labels_and_nodes_need_a_cluster_and_say_so() {
+    let agent = Agent::answering("/v1/pods", pods());
+    let output = agent.meshctl(&["pods", "-l", "app=web"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--kubeconfig") && stderr(&output).contains("--field-selector"));
+    for whom in [&["--node", "a"][..], &["--all-nodes"], &["--controller"], &["--pod", "weft-system/x"]] {
+        let output = agent.meshctl(&[&["status"], whom].concat());
+        assert_eq!(output.status.code(), Some(3), "{whom:?}: {}", stderr(&output));
+        assert!(stderr(&output).starts_with("error: no cluster: name a kubeconfig"), "{}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1);
+    }
+    for usage in [&["--node", "a", "--all-nodes"][..], &["--pod", "x"], &["--address", "a:1"]] {
+        assert_eq!(agent.meshctl(&[&["status"], usage].concat()).status.code(), Some(2), "{usage:?}");
+    }
+}
+
+#[test]
+fn an_agent_of_another_version_is_a_warning_and_its_unknown_keys_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let body = pods().to_string();
+    let server = std::thread::spawn(move || {
+        use std::io::Write;
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        let head =
+            format!("HTTP/1.1 200 OK\r\nweft-version: 99.1.0\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes()).unwrap();
+    });
+    let output = meshctl(&path, &["pods", "-o", "json"]);
+    server.join().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let note = stderr(&output);
+    assert!(note.starts_with("warning: ") && note.contains("99.1.0, newer than this meshctl"), "{note}");
+    assert_eq!(note.lines().count(), 1, "{note}");
+    assert!(stdout(&output).contains("from_the_future"));
+}
+
+#[test]
+fn a_watch_is_appended_in_a_pipe_and_ends_with_its_reader() {
+    let agent = Agent::answering("/v1/connections", json!([]));
+    let mut child =
+        command(Path::new(MESHCTL), &agent.socket(), &["connections", "-w", "--interval", "0.05"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    // The answers alone; the note is beside them, and is not said again and again.
+    let mut twice = [0; 2];
+    let mut pipe = child.stdout.take().unwrap();
+    pipe.read_exact(&mut twice).unwrap();
+    assert_eq!(&twice, b"\n\n");
+    drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), "No connections.\n"));
+}
+
+#[test]
 fn completion_is_for_every_common_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let output = meshctl(Path::new("/nonexistent/agent.sock"), &["completion", shell]);
         assert_eq!(output.status.code(), Some(0));
         assert!(stdout(&output).contains("connections"));
     }
+}
+
+#[test]
+fn a_process_is_named_by_who_was_asked() {
+    let agent = Agent::answering("/v1/log-level", json!({"filter": "info", "start": "info", "until": null}));
+    let output = agent.meshctl(&["log-level", "-o", "name"]);
+    assert_eq!(stdout(&output), format!("{}\n", agent.socket().display()), "{}", stderr(&output));
 }

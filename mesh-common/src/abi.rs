@@ -22,6 +22,17 @@ macro_rules! abi {
     };
 }
 
+mod direct;
+mod tables;
+
+pub use direct::{
+    DirectEntry, DirectKey, Durations, EndedEvent, FlowCount, FlowKey, GuardedDevice, RefusalEvent,
+};
+pub use tables::{
+    AffinityEntry, AffinityKey, DestinationEntry, EndpointKey, MemberKey, PairKey, PairVerdict, PortKey,
+    PortVerdict, Verdict,
+};
+
 abi! {
     /// An address: IPv6, or IPv4 as `::ffff:a.b.c.d`. All zero: none.
     pub struct Addr {
@@ -126,16 +137,30 @@ abi! {
         pub exclusions: u32,
         /// Cookie of the host's network namespace: its processes are never an unknown pod.
         pub host_cookie: u64,
+        /// A sum of [`Settings::DIRECT`], [`Settings::SETTLED`],
+        /// [`Settings::ENDINGS`] and [`Settings::FAILURES`].
+        pub flags: u32,
+        /// The next number for a class or a set: each is used once.
+        pub next_number: u32,
     }
 }
 
 impl Settings {
     /// The layout's number; counts up with every change in this module.
-    pub const ABI: AbiVersion = 3;
+    pub const ABI: AbiVersion = 5;
     /// There are excluded addresses.
     pub const EXCLUDED_NETS: u32 = 1;
     /// There are excluded ports.
     pub const EXCLUDED_PORTS: u32 = 2;
+    /// Connections between pods of this node may go directly: every local pod's device is guarded, and the operator has not
+    /// said otherwise.
+    pub const DIRECT: u32 = 1;
+    /// Destinations and Services are all written: what has no row is outside the mesh.
+    pub const SETTLED: u32 = 2;
+    /// The end of each connection that no agent carries is told, for the access log.
+    pub const ENDINGS: u32 = 4;
+    /// Likewise of each that never began.
+    pub const FAILURES: u32 = 8;
 }
 
 abi! {
@@ -214,14 +239,36 @@ abi! {
     pub struct ServiceState {
         /// 0, or why connects are refused: [`ServiceState::NONE`] or [`ServiceState::NONE_HERE`].
         pub no_endpoint: u32,
+        /// Which endpoints may be chosen: [`EndpointKey::set`]; 0: the agent chooses.
+        pub set: u32,
+        /// How many they are.
+        pub count: u32,
+        /// Connections of one pod go to one endpoint until so many seconds after the last; 0: no affinity.
+        pub affinity_seconds: u32,
+        /// The next one's turn. The hook counts it up; the agent carries it over when it replaces the row.
+        pub turn: u32,
     }
 }
 
 impl ServiceState {
+    /// Where the agent chooses.
+    pub const ASK: Self = Self { no_endpoint: 0, set: 0, count: 0, affinity_seconds: 0, turn: 0 };
+    /// Where nobody can be chosen.
+    pub const fn refusing(no_endpoint: u32) -> Self {
+        Self { no_endpoint, ..Self::ASK }
+    }
+
+    /// But for the turn.
+    pub fn is_like(&self, other: &Self) -> bool {
+        Self { turn: 0, ..*self } == Self { turn: 0, ..*other }
+    }
+
     /// There is no endpoint that may be chosen.
     pub const NONE: u32 = 1;
     /// There is none on this node, and no other counts.
     pub const NONE_HERE: u32 = 2;
+    /// Of the address's own row: the agent decides, whatever the port.
+    pub const ASK_AT_ALL: u32 = 3;
 }
 
 abi! {
@@ -280,7 +327,7 @@ impl CapturePorts {
 }
 
 const _: () = assert!(
-    CapturePorts::COUNT.is_power_of_two() && CapturePorts::FIRST % CapturePorts::COUNT == 0,
+    CapturePorts::COUNT.is_power_of_two() && CapturePorts::FIRST.is_multiple_of(CapturePorts::COUNT),
     "the block is aligned"
 );
 
@@ -347,6 +394,37 @@ abi! {
         pub port: u32,
         /// One of the constants: what the address is.
         pub kind: u32,
+        /// Where the hook sends the connection: the endpoint that it chose, or what was dialled. None where the agent chooses.
+        pub target: Addr,
+        /// Its port.
+        pub target_port: u32,
+        /// When its connect went out, in microseconds of the machine's monotonic clock: the lower half, and the upper. Zero
+        /// until then.
+        pub began: [u32; 2],
+        /// 1: a policy in mode Audit would have refused it.
+        pub audited: u32,
+    }
+}
+
+abi! {
+    /// What a captured client dialled, and what became of it (`mesh_originals`).
+    pub struct Original {
+        /// What it dialled.
+        pub addr: Addr,
+        /// Its port.
+        pub port: u32,
+        /// The endpoint that the hook chose; none: the agent chooses.
+        pub target: Addr,
+        /// Its port.
+        pub target_port: u32,
+    }
+}
+
+impl SockNote {
+    /// A note about an address, where nothing was chosen.
+    #[inline(always)]
+    pub const fn of(kind: u32, addr: Addr, port: u32) -> Self {
+        Self { addr, port, kind, target: Addr::NONE, target_port: 0, began: [0; 2], audited: 0 }
     }
 }
 
@@ -364,6 +442,10 @@ impl SockNote {
     pub const LOST: u32 = 5;
     /// On a socket of kubelet's in the host's namespace: what it dialled.
     pub const KUBELET: u32 = 6;
+    /// On a captured client's socket whose connection goes directly to a pod of the node: what it dialled.
+    pub const DIRECT: u32 = 7;
+    /// On a captured client's socket whose destination is outside the mesh and is left as it is: what it dialled.
+    pub const LEFT: u32 = 8;
 }
 
 /// Events that the programs count (`mesh_counted`). Numbers are part of the ABI: append only.
@@ -380,11 +462,23 @@ pub enum Counter {
     Delivered = 3,
     /// Connections of kubelet's handed to an application.
     Probed = 4,
+    /// Connects sent directly to a pod of this node.
+    Direct = 5,
+    /// Direct connections that arrived and were handed to an application.
+    Admitted = 6,
+    /// Connects to destinations outside the mesh, left as they were dialled.
+    Left = 7,
+    /// Policy was not settled by the tables, or a table had no room: left to the agent.
+    Asked = 8,
+    /// Events that the ring had no room for.
+    EventsLost = 9,
+    /// Ends of connections that their ring had no room for.
+    EndingsLost = 10,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 11;
     /// All, in the order of their numbers, with the word used in metrics.
     pub const ALL: [(Counter, &'static str); Self::COUNT as usize] = [
         (Counter::Redirected, "redirected"),
@@ -392,5 +486,11 @@ impl Counter {
         (Counter::SteeredHbone, "steered_hbone"),
         (Counter::Delivered, "delivered"),
         (Counter::Probed, "probed"),
+        (Counter::Direct, "direct"),
+        (Counter::Admitted, "admitted"),
+        (Counter::Left, "left"),
+        (Counter::Asked, "asked"),
+        (Counter::EventsLost, "events_lost"),
+        (Counter::EndingsLost, "endings_lost"),
     ];
 }

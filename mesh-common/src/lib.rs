@@ -15,8 +15,10 @@ mod names;
 mod refusal;
 
 pub use abi::{
-    AbiVersion, Addr, AddrEntry, CapturePorts, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey,
-    NoteKey, PodEntry, ProbeKey, ServiceKey16, ServiceState, Settings, SockNote,
+    AbiVersion, Addr, AddrEntry, AffinityEntry, AffinityKey, CapturePorts, CgroupEntry, Counter, DeliveryKey,
+    DestinationEntry, DirectEntry, DirectKey, Durations, EndedEvent, Endpoint16, EndpointKey, FlowCount,
+    FlowKey, GuardedDevice, ListenerKey, MemberKey, NoteKey, Original, PairKey, PairVerdict, PodEntry,
+    PortKey, PortVerdict, ProbeKey, RefusalEvent, ServiceKey16, ServiceState, Settings, SockNote, Verdict,
 };
 pub use names::{maps, paths, programs};
 pub use refusal::Refusal;

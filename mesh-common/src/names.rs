@@ -14,6 +14,8 @@ pub mod programs {
     pub const SOCKOPS: &str = "mesh_sockops";
     /// `sk_lookup`: steers what arrives at a pod.
     pub const SK_LOOKUP: &str = "mesh_sk_lookup";
+    /// `tc`, on the host's side of every pod's device: what leaves a pod is the pod's.
+    pub const GUARD: &str = "mesh_guard";
 }
 
 /// BPF maps, as they are pinned below `weft/maps/`: at most 15 bytes.
@@ -53,8 +55,36 @@ pub mod maps {
     /// Destination ports likewise: port -> 1.
     pub const EXCLUDED_PORTS: &str = "mesh_excl_ports";
 
+    /// An address of the mesh -> `DestinationEntry`.
+    pub const DESTINATIONS: &str = "mesh_dests";
+    /// A captured pod's namespace cookie -> its class as a source of connections.
+    pub const SOURCES: &str = "mesh_sources";
+    /// `PairKey` -> `PairVerdict`: who may talk to whom.
+    pub const PAIRS: &str = "mesh_pairs";
+    /// `PortKey` -> `PortVerdict`: LPM trie.
+    pub const PORTS: &str = "mesh_ports";
+    /// `EndpointKey` -> where a Service's connections may go.
+    pub const ENDPOINTS: &str = "mesh_endpoints";
+    /// `MemberKey` -> 1: endpoints of sets whose Service has affinity.
+    pub const MEMBERS: &str = "mesh_members";
+    /// `AffinityKey` -> `AffinityEntry`. LRU.
+    pub const AFFINITY: &str = "mesh_affinity";
+    /// `DirectKey` -> `DirectEntry`: connections between pods of the node that no agent carries.
+    pub const DIRECT: &str = "mesh_direct";
+    /// `DirectKey` -> the client's namespace cookie: connections to what is outside the mesh, left as they were dialled.
+    pub const LEFT: &str = "mesh_left";
+    /// `FlowKey` -> `FlowCount`: what connections that no agent carries amount to.
+    pub const FLOWS: &str = "mesh_flows";
+    /// Index of a device in the host's namespace -> `GuardedDevice`.
+    pub const DEVICES: &str = "mesh_devices";
+    /// Ring of `RefusalEvent`.
+    pub const EVENTS: &str = "mesh_events";
+
+    /// Ring of `EndedEvent`.
+    pub const ENDED: &str = "mesh_ended";
+
     /// All maps that are pinned.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 29] = [
         SETTINGS,
         SELF,
         PODS,
@@ -71,7 +101,47 @@ pub mod maps {
         PROBES,
         EXCLUDED_NETS,
         EXCLUDED_PORTS,
+        DESTINATIONS,
+        SOURCES,
+        PAIRS,
+        PORTS,
+        ENDPOINTS,
+        MEMBERS,
+        AFFINITY,
+        DIRECT,
+        LEFT,
+        FLOWS,
+        DEVICES,
+        EVENTS,
+        ENDED,
     ];
+
+    /// Entries of [`DESTINATIONS`]: two a workload.
+    pub const DESTINATIONS_MAX: usize = 131_072;
+    /// Entries of [`SOURCES`]: pods of one node.
+    pub const SOURCES_MAX: usize = 4096;
+    /// Entries of [`PAIRS`].
+    pub const PAIRS_MAX: usize = 262_144;
+    /// Entries of [`PORTS`]: a range is a few.
+    pub const PORTS_MAX: usize = 65_536;
+    /// Entries of [`ENDPOINTS`]: one an endpoint, port and family.
+    pub const ENDPOINTS_MAX: usize = 262_144;
+    /// Entries of [`MEMBERS`].
+    pub const MEMBERS_MAX: usize = 65_536;
+    /// Entries of [`AFFINITY`].
+    pub const AFFINITY_MAX: usize = 16_384;
+    /// Entries of [`DIRECT`]: connections at a time.
+    pub const DIRECT_MAX: usize = 131_072;
+    /// Entries of [`LEFT`]: connections at a time. One for which there is no room is counted when it ends.
+    pub const LEFT_MAX: usize = 65_536;
+    /// Entries of [`FLOWS`].
+    pub const FLOWS_MAX: usize = 4096;
+    /// Entries of [`DEVICES`]: pods of one node, some with several.
+    pub const DEVICES_MAX: usize = 8192;
+    /// Bytes of [`EVENTS`].
+    pub const EVENTS_BYTES: usize = 256 << 10;
+    /// Bytes of [`ENDED`].
+    pub const ENDED_BYTES: usize = 1 << 20;
 
     /// Entries of [`SELF`].
     pub const SELF_MAX: usize = 16;
@@ -114,4 +184,6 @@ pub mod paths {
     pub const LINKS: &str = "links";
     /// `sk_lookup` links, by network namespace cookie, below [`ROOT`].
     pub const PODS: &str = "pods";
+    /// Links of the guards, by index of the host's device, below [`ROOT`].
+    pub const GUARDS: &str = "guards";
 }

@@ -30,11 +30,19 @@ pub enum Refusal {
     NoOriginalDst = 11,
     /// A Service for clients of its endpoints' own nodes, and none is on this one.
     NoLocalEndpoint = 12,
+    /// A policy refuses the connection, as far as this node knows.
+    Policy = 13,
+    /// The pod takes no connection without identity.
+    Plaintext = 14,
+    /// A packet from an address that is not its device's.
+    Spoofed = 15,
+    /// A plaintext connection of a captured pod's to a peer in the mesh, around the hooks.
+    Bypass = 16,
 }
 
 impl Refusal {
     /// How many there are: the size of the counter map.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 17;
 
     /// All of them, in the order of their numbers.
     pub const ALL: [Refusal; Self::COUNT as usize] = [
@@ -51,5 +59,9 @@ impl Refusal {
         Refusal::NoListener,
         Refusal::NoOriginalDst,
         Refusal::NoLocalEndpoint,
+        Refusal::Policy,
+        Refusal::Plaintext,
+        Refusal::Spoofed,
+        Refusal::Bypass,
     ];
 }

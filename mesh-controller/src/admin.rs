@@ -3,20 +3,39 @@
 use std::sync::{Arc, OnceLock};
 
 use mesh_model::TrustDomain;
-use mesh_telemetry::api::ControllerStatus;
+use mesh_telemetry::api::{ControllerStatus, path};
 use mesh_telemetry::http::{Response, Routes};
+use mesh_telemetry::logs;
 use mesh_telemetry::metrics::{self, Registry};
 use mesh_telemetry::readiness::Ready;
 
 use crate::publish::Hub;
+use crate::reconcile::authorization;
 
 /// What the unix socket answers.
 pub fn admin_routes(
     hub: Arc<Hub>,
     trust_domain: Arc<OnceLock<TrustDomain>>,
+    system_namespace: &str,
     ready: &Ready,
     registry: Arc<Registry>,
 ) -> Routes {
+    let policies = {
+        let hub = hub.clone();
+        move |_request| std::future::ready(Response::json(&authorization::rows(&hub.policies())))
+    };
+    let world = {
+        let (hub, trust_domain) = (hub.clone(), trust_domain.clone());
+        let system_namespace = system_namespace.to_owned();
+        move |_request| {
+            std::future::ready(match trust_domain.get() {
+                Some(domain) => Response::json(&hub.dump(domain.clone(), &system_namespace)),
+                None => {
+                    Response::unavailable("the controller does not know its trust domain yet: ask again soon")
+                }
+            })
+        }
+    };
     let status = move |_request| {
         let (workloads, services) = hub.counts();
         let status = ControllerStatus {
@@ -29,7 +48,11 @@ pub fn admin_routes(
         };
         std::future::ready(Response::json(&status))
     };
-    metrics_routes(ready, registry).get("/v1/status", status)
+    let routes = metrics_routes(ready, registry)
+        .get(path::STATUS, status)
+        .get(path::POLICIES, policies)
+        .get(path::WORLD, world);
+    logs::routes(routes)
 }
 
 /// What the TCP port answers.

@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 use mesh_model::TrustDomain;
 use mesh_telemetry::logs::Format;
 
+use crate::index::facts::Reading;
+
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +47,7 @@ pub struct Config {
     #[arg(long, value_name = "FILE", global = true)]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Weft's own namespace, in Kubernetes.
+    /// Weft's own namespace: AuthorizationPolicies there are about the whole mesh.
     #[arg(long, value_name = "NAME", default_value = "weft-system", env = "POD_NAMESPACE", global = true)]
     pub namespace: String,
 
@@ -104,6 +106,34 @@ pub struct Config {
     #[arg(long, value_name = "PATH", default_value = "/run/weft/controller.sock", env = "WEFT_ADMIN_SOCKET")]
     pub admin_socket: PathBuf,
 
+    /// Answer meshctl over TCP with mutual TLS as well.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "WEFT_ADMIN_LISTEN",
+        requires = "admin_cert",
+        requires = "admin_key",
+        requires = "admin_client_ca"
+    )]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// The certificate for it (PEM), then its issuers.
+    #[arg(long, value_name = "FILE", env = "WEFT_ADMIN_CERT")]
+    pub admin_cert: Option<PathBuf>,
+
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", env = "WEFT_ADMIN_KEY")]
+    pub admin_key: Option<PathBuf>,
+
+    /// Who administers: certificates that lead to one of these (PEM), and are no workload's.
+    #[arg(long, value_name = "FILE", env = "WEFT_ADMIN_CLIENT_CA")]
+    pub admin_client_ca: Option<PathBuf>,
+
+    /// Answer meshctl on this port of the pod's own loopback, for pods/portforward. 0: not. Not on the host's network, where it is
+    /// everybody's.
+    #[arg(long, value_name = "PORT", env = "WEFT_ADMIN_LOOPBACK_PORT", default_value_t = 0)]
+    pub admin_loopback_port: u16,
+
     /// Address for /metrics and /readyz (plain HTTP).
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15020", env = "WEFT_METRICS_LISTEN")]
     pub metrics_listen: SocketAddr,
@@ -131,6 +161,11 @@ pub enum Command {
 }
 
 impl Config {
+    /// What objects are read against.
+    pub fn reading(&self, trust_domain: &TrustDomain) -> Reading {
+        Reading { trust_domain: trust_domain.clone(), release_namespace: self.namespace.clone() }
+    }
+
     /// The replica's name.
     pub fn replica(&self) -> String {
         let host = || {

@@ -16,15 +16,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mesh_model::{
-    Change, Identity, MeshSettings, NodeInfo, Phase, Service, ServiceKey, Tunnel, Uid, Workload,
-};
+use mesh_model::policy::PolicyKey;
+use mesh_model::{Change, Identity, NodeInfo, Phase, Service, ServiceKey, Tunnel, Uid, Workload};
 
+mod authorization;
 mod captures;
 mod contested;
+mod dump;
 mod endpoints;
 pub mod facts;
 mod policies;
+mod strict;
 mod workload;
 
 #[cfg(test)]
@@ -32,12 +34,13 @@ mod tests;
 
 use mesh_crd::network_policy::Policy;
 
+use authorization::Authorization;
 pub use captures::{Captures, Report, ReportError, Word};
 use contested::Claims;
 pub use contested::Remark;
 use facts::{
-    CAPTURE_LABEL, Fact, Key, Kind, NamespaceFact, PodFact, ServiceFact, SliceFact, TUNNEL_ANNOTATION,
-    matches,
+    CAPTURE_LABEL, Fact, Key, Kind, MeshFact, NamespaceFact, PodFact, ServiceFact, SliceFact,
+    TUNNEL_ANNOTATION, matches,
 };
 
 /// Namespace and name.
@@ -61,7 +64,8 @@ pub struct Index {
     captures: Captures,
     claims: Claims,
     nodes: HashMap<Arc<str>, NodeInfo>,
-    mesh: Option<MeshSettings>,
+    mesh: Option<MeshFact>,
+    authorization: Authorization,
     policies: BTreeMap<ObjectName, Policy>,
 
     dirty_workloads: BTreeSet<Uid>,
@@ -129,13 +133,16 @@ impl Index {
             }
             Fact::Service(service) => {
                 let name = (service.key.namespace.clone(), service.key.name.clone());
+                self.touch_policies_of(&name);
                 self.dirty_services.insert(name.clone());
                 self.services.insert(name, service);
             }
             Fact::Slice(slice) => {
                 let name = (slice.namespace.clone(), slice.name.clone());
                 self.remove_slice(&name);
-                self.dirty_services.insert((slice.namespace.clone(), slice.service.clone()));
+                let service = (slice.namespace.clone(), slice.service.clone());
+                self.touch_policies_of(&service);
+                self.dirty_services.insert(service);
                 self.slice_owner.insert(name, slice.service.clone());
                 let key = (slice.namespace.clone(), slice.service.clone(), slice.name.clone());
                 self.slices.insert(key, slice);
@@ -154,10 +161,8 @@ impl Index {
                 let name = (policy.namespace.as_str().into(), policy.name.as_str().into());
                 self.policies.insert(name, *policy);
             }
-            Fact::Mesh(settings) => {
-                self.dirty_mesh = true;
-                self.mesh = Some(*settings);
-            }
+            Fact::Mesh(mesh) => self.set_mesh(Some(*mesh)),
+            Fact::Policy(authored) => self.set_policy(*authored),
         }
     }
 
@@ -178,6 +183,7 @@ impl Index {
             }
             Kind::Service => {
                 self.services.remove(&name);
+                self.touch_policies_of(&name);
                 self.dirty_services.insert(name);
             }
             Kind::EndpointSlice => self.remove_slice(&name),
@@ -190,16 +196,29 @@ impl Index {
                 self.dirty_nodes.insert(key.name.clone());
             }
             Kind::NetworkPolicy => drop(self.policies.remove(&name)),
-            Kind::MeshConfig => {
-                self.mesh = None;
-                self.dirty_mesh = true;
+            Kind::MeshConfig => self.set_mesh(None),
+            Kind::AuthorizationPolicy => {
+                self.remove_policy(&PolicyKey { namespace: key.namespace.clone(), name: key.name.clone() });
             }
         }
     }
 
+    fn set_mesh(&mut self, mesh: Option<MeshFact>) {
+        let overrides = |mesh: &Option<MeshFact>| {
+            mesh.as_ref().map(|mesh| mesh.mtls_overrides.clone()).unwrap_or_default()
+        };
+        if overrides(&self.mesh) != overrides(&mesh) {
+            self.touch_all_pods();
+        }
+        self.dirty_mesh = true;
+        self.mesh = mesh;
+    }
+
     fn remove_slice(&mut self, name: &ObjectName) {
         let Some(service) = self.slice_owner.remove(name) else { return };
-        self.dirty_services.insert((name.0.clone(), service.clone()));
+        let owner = (name.0.clone(), service.clone());
+        self.touch_policies_of(&owner);
+        self.dirty_services.insert(owner);
         self.slices.remove(&(name.0.clone(), service, name.1.clone()));
     }
 
@@ -264,7 +283,7 @@ impl Index {
 
     /// Brings what is given out up to date; the steps there.
     pub fn flush(&mut self) -> Vec<Change> {
-        let mut changes = Vec::new();
+        let mut changes = self.flush_policies();
         for uid in std::mem::take(&mut self.dirty_workloads) {
             match self.make_workload(&uid) {
                 Some(new) => {
@@ -272,6 +291,8 @@ impl Index {
                     let old = self.workloads.get(&uid);
                     if old != Some(&new) {
                         self.claims.change(old, Some(&new));
+                        let before = old.and_then(|old| old.bindings.clone());
+                        self.note_bindings(before.as_deref(), new.bindings.as_deref());
                         self.workloads.insert(uid, new.clone());
                         changes.push(Change::Workload(new));
                     }
@@ -309,7 +330,8 @@ impl Index {
             });
         }
         if std::mem::take(&mut self.dirty_mesh) {
-            changes.push(self.mesh.clone().map_or(Change::MeshRemoved, Change::Mesh));
+            let settings = self.mesh.as_ref().map(|mesh| mesh.settings.clone());
+            changes.push(settings.map_or(Change::MeshRemoved, Change::Mesh));
         }
         changes
     }

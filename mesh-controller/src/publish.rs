@@ -24,5 +24,5 @@ mod tests;
 pub use agentless::watch_for_agentless;
 pub use callers::{Callers, Refusal, ReviewConfig, Reviews};
 pub use control::ControlService;
-pub use hub::{Hub, NodeRow, Told};
+pub use hub::{Bare, Hub, NodeRow, PolicyState, Told};
 pub use tokens::{TokenError, Tokens};

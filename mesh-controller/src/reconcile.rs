@@ -4,6 +4,7 @@
 //! watches ─▶ Board ─┬─▶ leases       who is alive, who is the leader, which withdrawals everybody's agents know
 //!                   ├─▶ nodes        NodeState ◀─▶ the hub's captures
 //!                   ├─▶ policies     NetworkPolicies that cut tunnels
+//!                   ├─▶ authorization  conditions of AuthorizationPolicies (leader)
 //!                   ├─▶ mesh_config  condition Accepted (leader), certificate lifetime, log format
 //! hub ──────────────┴─▶ events       Events on pods, nodes and objects
 //! ```
@@ -25,6 +26,7 @@ use crate::issue::Issuer;
 use crate::metrics::Metrics;
 use crate::publish::Hub;
 
+pub mod authorization;
 mod board;
 mod events;
 mod leases;
@@ -32,6 +34,7 @@ pub mod mesh_config;
 mod nodes;
 pub mod policies;
 mod said;
+mod strict;
 pub mod uninstall;
 
 #[cfg(test)]
@@ -90,6 +93,7 @@ impl Reconcile {
         tokio::spawn(leases::keep(self.clone(), leader, registered));
         tokio::spawn(nodes::keep(self.clone(), leads.clone()));
         tokio::spawn(mesh_config::keep(self.clone(), leads.clone()));
+        tokio::spawn(authorization::keep(self.clone(), leads.clone()));
         tokio::spawn(policies::keep(self.hub.clone(), Some(self.board.clone()), self.shutdown.clone()));
         tokio::spawn(events::keep(self, leads));
         Registered { done }

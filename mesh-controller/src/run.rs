@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use mesh_identity::LiveAuthority;
 use mesh_identity::tls::{self, CertSource};
 use mesh_model::TrustDomain;
+use mesh_telemetry::http::tls::{MutualTls, TlsFiles};
 use mesh_telemetry::http::{Routes, Server};
 use mesh_telemetry::listen;
 use mesh_telemetry::metrics::Registry;
@@ -131,15 +132,20 @@ impl Shell {
         let serving = ready.condition("serving", "the controller to listen");
         let hub = Hub::new(captures, metrics.clone());
         let trust_domain = Arc::new(OnceLock::new());
-        let status = admin::admin_routes(hub.clone(), trust_domain.clone(), &ready, registry.clone());
+        let answers = || {
+            let (hub, trust_domain) = (hub.clone(), trust_domain.clone());
+            admin::admin_routes(hub, trust_domain, &config.namespace, &ready, registry.clone())
+        };
+        let remote: Vec<_> = remote(config)?.into_iter().map(|server| (server, answers())).collect();
         let mut admin = vec![
-            (Server::unix(&config.admin_socket)?, status),
-            (Server::tcp(config.metrics_listen)?, admin::metrics_routes(&ready, registry)),
+            (Server::unix(&config.admin_socket)?, answers()),
+            (Server::tcp(config.metrics_listen)?, admin::metrics_routes(&ready, registry.clone())),
         ];
         // The standalone home has it on the metrics' port.
         if config.dir.is_none() {
             admin.push((Server::tcp(config.ready_listen)?, admin::ready_routes(&ready)));
         }
+        admin.extend(remote);
         let failed = |source| RunError::Listen { addr: config.listen, source };
         let listener = listen::tcp(config.listen).and_then(TcpListener::from_std).map_err(failed)?;
         let listen = listener.local_addr().unwrap_or(config.listen);
@@ -189,6 +195,21 @@ impl Shell {
         }
         served.unwrap_or(Ok(())).map_err(RunError::Serve)
     }
+}
+
+/// Where else than on its socket the controller answers meshctl (ADR 26).
+fn remote(config: &Config) -> Result<Vec<Server>, RunError> {
+    let mut servers = Vec::new();
+    if let (Some(addr), Some(cert), Some(key), Some(ca)) =
+        (config.admin_listen, &config.admin_cert, &config.admin_key, &config.admin_client_ca)
+    {
+        let files = TlsFiles { cert: cert.clone(), key: key.clone(), ca: ca.clone() };
+        servers.push(Server::tls(addr, MutualTls::open(files).map_err(RunError::AdminTls)?)?);
+    }
+    if config.admin_loopback_port > 0 {
+        servers.push(Server::loopback(config.admin_loopback_port)?);
+    }
+    Ok(servers)
 }
 
 impl Serving {

@@ -21,6 +21,8 @@
 mod hooks;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod tables;
 mod verdict;
 
 #[cfg(target_arch = "bpf")]

@@ -8,16 +8,25 @@
 //! | originals | sockops (client's end) | sockops (agent's end), agent |
 //! | delivery | sockops (agent's end) | `sk_lookup`, sockops (application's end) |
 //! | kubelet, excluded networks and ports | agent | connect hook |
+//! | destinations, sources, pairs, ports, endpoints, members, devices | agent | hooks |
+//! | affinity | connect hook | connect hook |
+//! | direct | sockops (client's end) | `sk_lookup`, guard, agent |
+//! | flows | sockops | agent |
+//! | events | hooks | agent |
 //! | probes | sockops (kubelet's end) | `sk_lookup` |
 //! | notes | connect hook, agent, sockops | sockops, peername hook, agent |
 //! | refused, counted | hooks | agent |
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockHash};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockHash,
+};
 use aya_ebpf::macros::btf_map;
 use mesh_common::{
-    Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey, PodEntry, ProbeKey,
-    Refusal, ServiceKey16, ServiceState, Settings, SockNote, maps,
+    Addr, AddrEntry, AffinityEntry, AffinityKey, CgroupEntry, Counter, DeliveryKey, DestinationEntry,
+    DirectEntry, DirectKey, EndedEvent, Endpoint16, EndpointKey, FlowCount, FlowKey, GuardedDevice,
+    ListenerKey, MemberKey, NoteKey, Original, PairKey, PairVerdict, PodEntry, PortKey, PortVerdict,
+    ProbeKey, Refusal, RefusalEvent, ServiceKey16, ServiceState, Settings, SockNote, maps,
 };
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -38,7 +47,7 @@ pub(crate) static SERVICES: HashMap<ServiceKey16, ServiceState, { maps::SERVICES
 #[btf_map(name = "mesh_listeners")]
 pub(crate) static LISTENERS: SockHash<ListenerKey, { maps::LISTENERS_MAX }> = SockHash::new();
 #[btf_map(name = "mesh_originals")]
-pub(crate) static ORIGINALS: LruHashMap<NoteKey, Endpoint16, { maps::ORIGINALS_MAX }> = LruHashMap::new();
+pub(crate) static ORIGINALS: LruHashMap<NoteKey, Original, { maps::ORIGINALS_MAX }> = LruHashMap::new();
 #[btf_map(name = "mesh_delivery")]
 pub(crate) static DELIVERY: HashMap<DeliveryKey, Endpoint16, { maps::DELIVERY_MAX }, SPARSE> = HashMap::new();
 #[btf_map(name = "mesh_kubelet")]
@@ -49,6 +58,36 @@ pub(crate) static PROBES: LruHashMap<ProbeKey, u32, { maps::PROBES_MAX }> = LruH
 pub(crate) static EXCLUDED_NETS: LpmTrie<Addr, u32, { maps::EXCLUDED_NETS_MAX }> = LpmTrie::new();
 #[btf_map(name = "mesh_excl_ports")]
 pub(crate) static EXCLUDED_PORTS: HashMap<u32, u32, { maps::EXCLUDED_PORTS_MAX }, SPARSE> = HashMap::new();
+#[btf_map(name = "mesh_dests")]
+pub(crate) static DESTINATIONS: HashMap<Addr, DestinationEntry, { maps::DESTINATIONS_MAX }, SPARSE> =
+    HashMap::new();
+#[btf_map(name = "mesh_sources")]
+pub(crate) static SOURCES: HashMap<u64, u32, { maps::SOURCES_MAX }> = HashMap::new();
+#[btf_map(name = "mesh_pairs")]
+pub(crate) static PAIRS: HashMap<PairKey, PairVerdict, { maps::PAIRS_MAX }, SPARSE> = HashMap::new();
+#[btf_map(name = "mesh_ports")]
+pub(crate) static PORTS: LpmTrie<PortKey, PortVerdict, { maps::PORTS_MAX }> = LpmTrie::new();
+#[btf_map(name = "mesh_endpoints")]
+pub(crate) static ENDPOINTS: HashMap<EndpointKey, Endpoint16, { maps::ENDPOINTS_MAX }, SPARSE> =
+    HashMap::new();
+#[btf_map(name = "mesh_members")]
+pub(crate) static MEMBERS: HashMap<MemberKey, u32, { maps::MEMBERS_MAX }, SPARSE> = HashMap::new();
+#[btf_map(name = "mesh_affinity")]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, { maps::AFFINITY_MAX }> =
+    LruHashMap::new();
+#[btf_map(name = "mesh_direct")]
+pub(crate) static DIRECT: HashMap<DirectKey, DirectEntry, { maps::DIRECT_MAX }, SPARSE> = HashMap::new();
+#[btf_map(name = "mesh_left")]
+pub(crate) static LEFT: HashMap<DirectKey, u64, { maps::LEFT_MAX }, SPARSE> = HashMap::new();
+#[btf_map(name = "mesh_flows")]
+pub(crate) static FLOWS: PerCpuHashMap<FlowKey, FlowCount, { maps::FLOWS_MAX }, SPARSE> =
+    PerCpuHashMap::new();
+#[btf_map(name = "mesh_devices")]
+pub(crate) static DEVICES: HashMap<u32, GuardedDevice, { maps::DEVICES_MAX }, SPARSE> = HashMap::new();
+#[btf_map(name = "mesh_events")]
+static EVENTS: RingBuf<RefusalEvent, { maps::EVENTS_BYTES }> = RingBuf::new();
+#[btf_map(name = "mesh_ended")]
+static ENDED: RingBuf<EndedEvent, { maps::ENDED_BYTES }> = RingBuf::new();
 #[btf_map(name = "mesh_notes")]
 pub(crate) static NOTES: SkStorage<SockNote> = SkStorage::new();
 #[btf_map(name = "mesh_refused")]
@@ -71,5 +110,21 @@ pub(crate) fn counted(counter: Counter) {
     if let Some(count) = COUNTED.get_ptr_mut(counter as u32) {
         // SAFETY: as in `refused`.
         unsafe { *count += 1 };
+    }
+}
+
+/// Tells the agent of a connection's end. Without room in the ring that is counted, and nothing else.
+#[inline(always)]
+pub(crate) fn told_end(event: &EndedEvent) {
+    if ENDED.output(event, 0).is_err() {
+        counted(Counter::EndingsLost);
+    }
+}
+
+/// Tells the agent of something that was refused. Without room in the ring that is counted, and nothing else.
+#[inline(always)]
+pub(crate) fn told(event: &RefusalEvent) {
+    if EVENTS.output(event, 0).is_err() {
+        counted(Counter::EventsLost);
     }
 }

@@ -1,14 +1,17 @@
-//! `cargo xtask gen`: writes what of the charts is made from code, and with `--check` only says whether it is as it would be
+//! `cargo xtask gen`: writes what of the charts and documents is made from code, and with `--check` only says whether it is as it would be
 //! written.
 //!
 //! ```text
 //! crates/mesh-crd ──its program──► one template a kind ──► deploy/charts/mesh-crds/templates/PLURAL.GROUP.yaml
 //! Cargo.toml's version ──────────────────────────────────► deploy/charts/*/Chart.yaml
+//! crates/mesh-model ──its example errors───────────────────► docs/errors.md
+//! deploy/dashboards/*.json, deploy/rules/*.yaml ─ copied ─► deploy/charts/mesh/{dashboards,rules}/
 //! ```
 //!
 //! The definitions are templates of a chart of their own, and not in a chart's `crds/`: Helm installs what is there once and
 //! never upgrades it. Being templates they would also go at `helm uninstall`, and every MeshConfig with them; so they are
-//! annotated to be kept, unless the chart's value `keep` is false.
+//! annotated to be kept, unless the chart's value `keep` is false. Dashboards and rules are copied because Helm reads no file
+//! outside of its chart, and a chart that is packaged has no repository around it.
 //!
 //! Invariant: files that nobody generates any more are removed, so that a definition which left the code leaves the chart.
 
@@ -66,7 +69,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Charts that do not have the workspace's version, for `tidy`. (That their definitions are those of the types is a test of
+/// Charts that do not have the workspace's version, or not its dashboards and rules, for `tidy`. (That their definitions are those of the types is a test of
 /// `mesh-crd`, which has them at hand.)
 pub(crate) fn stale_charts(workspace: &Workspace) -> Result<Vec<String>> {
     Ok(different(workspace, &charts(workspace)?))
@@ -92,15 +95,18 @@ fn stale(workspace: &Workspace) -> Result<Vec<String>> {
     Ok(stale)
 }
 
-/// Definitions in the chart that no kind stands behind any more.
+/// Definitions in the chart that no kind stands behind any more, and copies of what is gone.
 fn unwanted(workspace: &Workspace, wanted: &BTreeMap<PathBuf, String>) -> Result<Vec<PathBuf>> {
-    let templates = workspace.root.join(CHARTS).join("mesh-crds/templates");
-    if !templates.is_dir() {
-        return Ok(Vec::new());
-    }
     let known =
         |path: &PathBuf| path.strip_prefix(&workspace.root).is_ok_and(|path| wanted.contains_key(path));
-    Ok(files_below(&templates)?.into_iter().filter(|path| !known(path)).collect())
+    let mut found = Vec::new();
+    for directory in ["mesh-crds/templates", "mesh/dashboards", "mesh/rules"] {
+        let directory = workspace.root.join(CHARTS).join(directory);
+        if directory.is_dir() {
+            found.extend(files_below(&directory)?.into_iter().filter(|path| !known(path)));
+        }
+    }
+    Ok(found)
 }
 
 /// Everything that is generated.
@@ -109,6 +115,7 @@ fn wanted(workspace: &Workspace) -> Result<BTreeMap<PathBuf, String>> {
     for (name, text) in definitions(workspace)? {
         files.insert(Path::new(CHARTS).join("mesh-crds/templates").join(name), text);
     }
+    files.insert("docs/errors.md".into(), errors(workspace)?);
     Ok(files)
 }
 
@@ -116,7 +123,8 @@ fn wanted(workspace: &Workspace) -> Result<BTreeMap<PathBuf, String>> {
 fn charts(workspace: &Workspace) -> Result<BTreeMap<PathBuf, String>> {
     let version = version(workspace)?;
     let charts = Path::new(CHARTS);
-    let files = BTreeMap::from([
+    let mut files = copies(workspace)?;
+    files.extend([
         (
             charts.join("mesh-crds/Chart.yaml"),
             chart(
@@ -135,6 +143,41 @@ fn charts(workspace: &Workspace) -> Result<BTreeMap<PathBuf, String>> {
         ),
     ]);
     Ok(files)
+}
+
+/// The dashboards and rules that the chart carries: what is directly in their directories (tests of rules are below).
+fn copies(workspace: &Workspace) -> Result<BTreeMap<PathBuf, String>> {
+    let mut files = BTreeMap::new();
+    for (kind, extension) in [("dashboards", "json"), ("rules", "yaml")] {
+        let directory = workspace.root.join("deploy").join(kind);
+        let entries =
+            fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|found| found == extension) {
+                let text =
+                    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let name = path.file_name().context("a file has a name")?;
+                files.insert(Path::new(CHARTS).join("mesh").join(kind).join(name), text);
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The index of errors. (That it is what the code says is a test of `mesh-model`, too.)
+fn errors(workspace: &Workspace) -> Result<String> {
+    let mut cargo = process::cargo();
+    cargo
+        .current_dir(&workspace.root)
+        .args(["run", "--quiet", "--release", "--locked", "--package", "mesh-model", "--example", "errors"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let output = cargo.output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the example errors of mesh-model does not build or does not run");
+    }
+    String::from_utf8(output.stdout).context("the index of errors is not UTF-8")
 }
 
 /// File names and texts of the definitions' chart.

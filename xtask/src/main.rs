@@ -6,7 +6,7 @@
 //! ```text
 //! setup ──► build-ebpf ──► cargo build ──► demo | bench   (then becomes weft-lab or weft-bench)
 //!                                     └──► test           (runs the test programs itself, and counts)
-//! gen       mesh-crd ──► deploy/charts
+//! gen       mesh-crd, dashboards, rules ──► deploy/charts; mesh-model ──► docs/errors.md
 //! image     cargo build ──► OCI archives
 //! tidy      reads files only
 //! ```
@@ -50,7 +50,7 @@ enum Command {
     Test(test::Args),
     /// Measure the mesh against the same programs without it
     Bench(lab::BenchArgs),
-    /// Write the generated parts of the charts: the definitions of Weft's own objects
+    /// Write the generated parts of the charts: the definitions of Weft's own objects, copies of dashboards and rules, the index of errors
     Gen(gen_charts::Args),
     /// Write container images as OCI archives, with no daemon and no builder
     Image(image::Args),

@@ -3,6 +3,7 @@
 //! ```text
 //! Build    C compiler (rustls' cryptography)   eBPF toolchain + bpf-linker, which must suit each other
 //! Test     real programs that the tests, the demo and the benches run
+//! Observe  Prometheus with promtool: for the tests of metrics, dashboards and rules
 //! Kube     Go, Helm and kubectl, containerd and runc: for the tests against the Kubernetes API
 //! Kernel   cgroup2, bpffs, BTF, privileges
 //! ```
@@ -52,6 +53,8 @@ pub(crate) enum Need {
     Ebpf,
     /// The real programs that tests and the demo run.
     Programs,
+    /// Prometheus, which the tests of metrics, dashboards and rules run.
+    Prometheus,
     /// What the tests against the Kubernetes API need beside those.
     Kube,
     /// What the running kernel and our privileges allow.
@@ -75,7 +78,7 @@ pub(crate) struct Missing {
 /// `cargo xtask setup`.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     process::watch_signals()?;
-    let all = [Need::Compiler, Need::Ebpf, Need::Programs, Need::Kube, Need::Kernel];
+    let all = [Need::Compiler, Need::Ebpf, Need::Programs, Need::Prometheus, Need::Kube, Need::Kernel];
     let missing = ensure(workspace, &all, Mode { dry_run: args.dry_run, quiet: false })?;
     if find_go().is_some() && !args.dry_run {
         crate::apiserver::start(workspace)?.finish(workspace)?;
@@ -149,6 +152,9 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need], mode: Mode) -> Resul
     }
     if needs.contains(&Need::Programs) {
         missing.extend(programs::ensure(&apt, mode)?);
+    }
+    if needs.contains(&Need::Prometheus) {
+        missing.extend(programs::prometheus(&apt, mode)?);
     }
     if needs.contains(&Need::Kube) {
         missing.extend(kube::ensure(workspace, &apt, mode)?);

@@ -147,13 +147,26 @@ fn summarise(outcomes: &[Outcome], ci: bool, args: &Args) -> ExitCode {
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Why the groups that need root, a kernel or programs cannot run, if they cannot; and those that need Kubernetes' own.
-struct Blocked(Option<Tally>, Option<Tally>);
+/// Why groups cannot run, if they cannot.
+#[derive(Default)]
+struct Blocked {
+    /// Those that need root, a kernel or programs.
+    privileged: Option<Tally>,
+    /// Those that need Prometheus beside that.
+    prometheus: Option<Tally>,
+    /// Those that need Kubernetes' own.
+    kube: Option<Tally>,
+}
 
 impl Blocked {
+    fn all(tally: Tally) -> Self {
+        Self { privileged: Some(tally), ..Self::default() }
+    }
+
     fn of(&self, group: &Group) -> Option<&Tally> {
-        let privileged = self.0.as_ref().filter(|_| group.privileged);
-        privileged.or(self.1.as_ref().filter(|_| group.needs_kube()))
+        let privileged = self.privileged.as_ref().filter(|_| group.privileged);
+        let prometheus = self.prometheus.as_ref().filter(|_| group.needs_prometheus());
+        privileged.or(prometheus).or(self.kube.as_ref().filter(|_| group.needs_kube()))
     }
 }
 
@@ -163,37 +176,41 @@ fn prepare(workspace: &Workspace, groups: &[&Group], ci: bool) -> Blocked {
     let quiet = setup::Mode { dry_run: false, quiet: true };
     let mut missing = match setup::ensure(workspace, &[Need::Compiler], quiet) {
         Ok(missing) => missing,
-        Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}"))), None),
+        Err(error) => return Blocked::all(Tally::failure("setup", &format!("{error:#}"))),
     };
     if !groups.iter().any(|group| group.privileged) {
-        return Blocked(None, None);
+        return Blocked::default();
     }
     // Without the privileges there is no use in fetching anything.
     match setup::ensure(workspace, &[Need::Kernel], quiet) {
         Ok(kernel) if kernel.is_empty() => {
             match setup::ensure(workspace, &[Need::Ebpf, Need::Programs], quiet) {
                 Ok(rest) => missing.extend(rest),
-                Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}"))), None),
+                Err(error) => return Blocked::all(Tally::failure("setup", &format!("{error:#}"))),
             }
         }
         Ok(kernel) => missing.extend(kernel),
-        Err(error) => return Blocked(Some(Tally::failure("setup", &format!("{error:#}"))), None),
+        Err(error) => return Blocked::all(Tally::failure("setup", &format!("{error:#}"))),
     }
-    if missing.is_empty() {
-        return match build_ebpf::build(workspace, false) {
-            Ok(()) => Blocked(
-                None,
-                groups.iter().find(|group| group.needs_kube()).and_then(|_| kube(workspace, ci)),
-            ),
-            Err(error) => Blocked(Some(Tally::failure("build-ebpf", &format!("{error:#}"))), None),
-        };
+    if !missing.is_empty() {
+        return Blocked::all(without(&missing, ci));
     }
-    Blocked(Some(without(&missing, ci)), None)
+    if let Err(error) = build_ebpf::build(workspace, false) {
+        return Blocked::all(Tally::failure("build-ebpf", &format!("{error:#}")));
+    }
+    let blocked = |needs: fn(&Group) -> bool, need| {
+        groups.iter().find(|group| needs(group)).and_then(|_| more(workspace, need, ci))
+    };
+    Blocked {
+        privileged: None,
+        prometheus: blocked(Group::needs_prometheus, Need::Prometheus),
+        kube: blocked(Group::needs_kube, Need::Kube),
+    }
 }
 
-/// The same for what the group against the Kubernetes API needs beside that.
-fn kube(workspace: &Workspace, ci: bool) -> Option<Tally> {
-    match setup::ensure(workspace, &[Need::Kube], setup::Mode { dry_run: false, quiet: true }) {
+/// The same for what a group needs beside that.
+fn more(workspace: &Workspace, need: Need, ci: bool) -> Option<Tally> {
+    match setup::ensure(workspace, &[need], setup::Mode { dry_run: false, quiet: true }) {
         Ok(missing) if missing.is_empty() => None,
         Ok(missing) => Some(without(&missing, ci)),
         Err(error) => Some(Tally::failure("setup", &format!("{error:#}"))),

@@ -43,7 +43,10 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Verdict>> {
     let mut verdicts = sources::check(&files, &packages)?;
     verdicts.extend(arrows::check(workspace, &packages)?);
     verdicts.extend(docs::check(&files)?);
-    verdicts.push(("charts have the workspace's version", gen_charts::stale_charts(workspace)?));
+    verdicts.push((
+        "charts have the workspace's version, dashboards and rules",
+        gen_charts::stale_charts(workspace)?,
+    ));
     Ok(verdicts)
 }
 

@@ -17,7 +17,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 use serde_json::{Map, Value, json};
 
-use crate::{MeshConfig, NodeState};
+use crate::{AuthorizationPolicy, MeshConfig, NodeState};
+
+mod observe;
+mod policies;
 
 #[cfg(test)]
 mod tests;
@@ -49,10 +52,14 @@ pub enum CrdError {
 
 /// All of Weft's definitions.
 pub fn all() -> Result<Vec<CustomResourceDefinition>, CrdError> {
-    [(MeshConfig::crd(), mesh_config_limits()), (NodeState::crd(), node_state_limits())]
-        .into_iter()
-        .map(|(crd, limits)| complete(&crd, limits))
-        .collect()
+    [
+        (AuthorizationPolicy::crd(), policies::authorization_policy_limits()),
+        (MeshConfig::crd(), mesh_config_limits()),
+        (NodeState::crd(), node_state_limits()),
+    ]
+    .into_iter()
+    .map(|(crd, limits)| complete(&crd, limits))
+    .collect()
 }
 
 /// The definitions as templates of the chart `mesh-crds`: file name and text. Kept when the chart goes, unless its value `keep`
@@ -80,6 +87,13 @@ type Limits = Vec<(&'static str, Value)>;
 
 /// What is refused in a MeshConfig, and in which words.
 fn mesh_config_limits() -> Limits {
+    let mut limits = mesh_limits();
+    limits.extend(policies::mtls_limits());
+    limits.extend(observe::limits());
+    limits
+}
+
+fn mesh_limits() -> Limits {
     let removed = rule(
         "has(self.trustDomain) == has(oldSelf.trustDomain)",
         "trustDomain cannot be added or removed: every identity begins with it. Uninstall, then install with the other one",

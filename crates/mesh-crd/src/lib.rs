@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! MeshConfig ──▶ mesh_model::MeshSettings ──▶ every agent
+//! AuthorizationPolicy ──▶ mesh_model::policy::Policy ──▶ every agent
 //! NodeState ◀── the controller: what a node's agent said, for the other replicas and for people
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 #![allow(clippy::duplicated_attributes, reason = "columns of a definition have types, which may be equal")]
 
+pub mod authorization_policy;
 pub mod crds;
 pub mod duration;
 pub mod mesh_config;
@@ -19,6 +21,7 @@ pub mod network_policy;
 pub mod node_state;
 pub mod port;
 
+pub use authorization_policy::{AuthorizationPolicy, AuthorizationPolicySpec};
 pub use mesh_config::{KeyCache, LogFormat, MeshConfig, MeshConfigSpec, PreCaptureSockets, UnknownPods};
 pub use node_state::{NodeState, NodeStateSpec, NodeStateStatus};
 pub use port::PortRange;

@@ -1,15 +1,22 @@
 //! MeshConfig: what the operator sets for the whole mesh. One object, named `default`.
 
 use ipnet::IpNet;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
+use mesh_model::policy::{Mtls, PortMtls};
 use mesh_model::{MeshSettings, TrustDomain};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::LEAVING_ANNOTATION;
+use crate::authorization_policy::{PolicyError, check_selector};
 use crate::duration::{self, NotADuration};
+use crate::network_policy::{Labels, matches};
 use crate::port::{NotAPort, PortRange};
+
+mod observe;
+
+pub use observe::{AccessLogMode, AccessLogSpec, MetricsProfile, MetricsSpec};
 
 #[cfg(test)]
 mod tests;
@@ -80,7 +87,73 @@ pub struct MeshConfigSpec {
     /// How agents and controller write log lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
+    /// Whether captured pods take connections without identity: Permissive (the default) or Strict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsMode>,
+    /// Where something else holds than mtls says: the first that fits a pod and port counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mtls_overrides: Vec<MtlsOverrideSpec>,
+    /// How connections between pods of one node go: direct (the default, in the kernel, where the node can vouch for the
+    /// source) or tunnel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_node: Option<SameNode>,
+    /// What agents count of connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsSpec>,
+    /// Of which connections agents write a line to their standard output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLogSpec>,
 }
+
+/// Whether connections without identity are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MtlsMode {
+    /// They are; policies judge them as peers without identity.
+    Permissive,
+    /// They are refused, but for the kubelet's probes.
+    Strict,
+}
+
+/// Pods and ports at which something else holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MtlsOverrideSpec {
+    /// Of these namespaces; left out: of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<Vec<String>>,
+    /// Pods with these labels; left out: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_selector: Option<LabelSelector>,
+    /// The pods' own ports: numbers, or ranges like "9000-9010"; left out: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<PortRange>>,
+    /// What holds there.
+    pub mtls: MtlsMode,
+}
+
+/// How connections between pods of one node go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SameNode {
+    /// From socket to socket, in the kernel.
+    Direct,
+    /// Through the agent and a tunnel, as between nodes.
+    Tunnel,
+}
+
+/// A checked [`MtlsOverrideSpec`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct MtlsOverride {
+    /// `None`: all.
+    pub namespaces: Option<Vec<String>>,
+    /// `None`: all pods.
+    pub selector: Option<LabelSelector>,
+    /// What holds at which ports.
+    pub ports: Vec<PortMtls>,
+}
+
+/// There is nothing in it that is not equal to itself: numbers are whole.
+impl Eq for MtlsOverride {}
 
 /// What the controller says of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -157,6 +230,30 @@ pub enum MeshConfigError {
     /// Not a trust domain.
     #[error("spec.trustDomain: {0:?} is no trust domain")]
     TrustDomain(String),
+    /// A port of an override.
+    #[error("spec.mtlsOverrides[{0}].ports")]
+    OverridePort(usize, #[source] NotAPort),
+    /// A selector of an override.
+    #[error(transparent)]
+    OverrideSelector(PolicyError),
+    /// A list of an override that is empty.
+    #[error("spec.mtlsOverrides[{0}].{1} is empty: leave it out for all")]
+    OverrideEmpty(usize, &'static str),
+    /// Too few series, or too many.
+    #[error("spec.metrics.maxSeries: {0} is not between 1000 and 1000000")]
+    MaxSeries(u32),
+    /// Less than nothing, or more than all.
+    #[error("spec.accessLog.sample: {0} is not between 0.0 and 1.0; to write no line at all set mode: Off")]
+    Sample(String),
+    /// Not a time.
+    #[error("spec.accessLog.minDuration")]
+    MinDuration(#[source] NotADuration),
+    /// A list of namespaces that is empty.
+    #[error("spec.accessLog.namespaces is empty: leave it out for all, or set mode: Off for none")]
+    LogNamespaces,
+    /// Not the name of a namespace.
+    #[error("spec.accessLog.namespaces: {0:?} cannot be the name of a namespace")]
+    LogNamespace(String),
 }
 
 impl MeshConfig {
@@ -171,6 +268,7 @@ impl MeshConfig {
             TrustDomain::new(domain).map_err(|_| MeshConfigError::TrustDomain(domain.clone()))?;
         }
         self.certificate_lifetime()?;
+        self.mtls_overrides()?;
         let cidr = |text: &String| {
             text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| MeshConfigError::Cidr(text.clone()))
         };
@@ -193,14 +291,47 @@ impl MeshConfig {
                 Some(0) => return Err(MeshConfigError::KubeletPort),
                 port => port,
             },
-            log_format: spec.log_format.map(|format| match format {
-                LogFormat::Text => "text".into(),
-                LogFormat::Json => "json".into(),
-            }),
+            log_format: spec.log_format.map(|format| format.as_str().into()),
+            mtls: spec.mtls.map(Mtls::from),
+            same_node_tunnel: spec.same_node.map(|word| word == SameNode::Tunnel),
+            metrics: spec.metrics.as_ref().map(MetricsSpec::settings).transpose()?.unwrap_or_default(),
+            access_log: spec
+                .access_log
+                .as_ref()
+                .map(AccessLogSpec::settings)
+                .transpose()?
+                .unwrap_or_default(),
             leaving: annotations
                 .and_then(|all| all.get(LEAVING_ANNOTATION))
                 .is_some_and(|value| value == "true"),
         })
+    }
+
+    /// Where something else holds than `spec.mtls` says, in their order.
+    pub fn mtls_overrides(&self) -> Result<Vec<MtlsOverride>, MeshConfigError> {
+        let read = |(at, one): (usize, &MtlsOverrideSpec)| {
+            if one.namespaces.as_ref().is_some_and(Vec::is_empty) {
+                return Err(MeshConfigError::OverrideEmpty(at, "namespaces"));
+            }
+            if one.ports.as_ref().is_some_and(Vec::is_empty) {
+                return Err(MeshConfigError::OverrideEmpty(at, "ports"));
+            }
+            if let Some(selector) = &one.pod_selector {
+                check_selector(selector, &format!("spec.mtlsOverrides[{at}].podSelector"))
+                    .map_err(MeshConfigError::OverrideSelector)?;
+            }
+            let mtls = Mtls::from(one.mtls);
+            let ports = match &one.ports {
+                None => vec![PortMtls { ports: 1..=u16::MAX, mtls }],
+                Some(ports) => ports
+                    .iter()
+                    .map(|port| port.range().map(|ports| PortMtls { ports, mtls }))
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| MeshConfigError::OverridePort(at, error))?,
+            };
+            Ok(MtlsOverride { namespaces: one.namespaces.clone(), selector: one.pod_selector.clone(), ports })
+        };
+        self.spec.mtls_overrides.iter().enumerate().map(read).collect()
     }
 
     /// The lifetime of workloads' certificates, if it is set.
@@ -211,5 +342,32 @@ impl MeshConfig {
             60..=7_776_000 => Ok(Some(lifetime)),
             _ => Err(MeshConfigError::LifetimeRange(text.clone())),
         }
+    }
+}
+
+impl LogFormat {
+    /// As it is written.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl From<MtlsMode> for Mtls {
+    fn from(mode: MtlsMode) -> Self {
+        match mode {
+            MtlsMode::Permissive => Self::Permissive,
+            MtlsMode::Strict => Self::Strict,
+        }
+    }
+}
+
+impl MtlsOverride {
+    /// Whether it is about a pod.
+    pub fn is_about(&self, namespace: &str, labels: &Labels) -> bool {
+        self.namespaces.as_ref().is_none_or(|names| names.iter().any(|name| name == namespace))
+            && self.selector.as_ref().is_none_or(|selector| matches(selector, labels))
     }
 }

@@ -78,6 +78,9 @@ pub struct NodeStateStatus {
     /// Of those, which its agent still serves until every agent of every replica knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaving: Vec<String>,
+    /// A digest of the policies that its agent has applied, for the other replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<String>,
     /// The mesh is leaving, and this node has let go of everything.
     #[serde(default)]
     pub left: bool,

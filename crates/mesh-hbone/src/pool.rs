@@ -49,6 +49,11 @@ pub struct Dialed {
 pub trait Dial: Send + Sync {
     /// Connects.
     fn dial(&self) -> BoxFuture<'_, Result<Dialed, DialError>>;
+
+    /// The TLS handshake came out well, and took so long.
+    fn secured(&self, took: Duration) {
+        let _ = took;
+    }
 }
 
 /// What the pool holds for one key.

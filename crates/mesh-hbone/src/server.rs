@@ -42,7 +42,7 @@ use crate::headers::ConnectHead;
 use crate::keepalive::{KeepAlive, Look};
 use crate::tls::Wire;
 use crate::tunnel::Unanswered;
-use crate::{ServeError, ServerConfig, Shutdown, TlsStream, Tunnel, config};
+use crate::{Link, ServeError, ServerConfig, Shutdown, TlsStream, Tunnel, config};
 
 #[cfg(test)]
 mod tests;
@@ -65,6 +65,7 @@ pub struct InboundRequest {
     respond: SendResponse<Bytes>,
     /// Requests of the connection that the client gave up before they were answered.
     vain: Arc<AtomicU64>,
+    link: Arc<Link>,
 }
 
 impl InboundRequest {
@@ -102,7 +103,7 @@ impl InboundRequest {
     /// Takes the tunnel. The 200 goes out with the first data, in one write, or with [`Sink::open`](crate::Sink::open),
     /// which is to be called soon: a client may wait for it. If the client has given up, the tunnel's halves say so.
     pub fn accept(self) -> Tunnel {
-        Tunnel::accepted(Unanswered { respond: self.respond, vain: self.vain }, self.body)
+        Tunnel::accepted(Unanswered { respond: self.respond, vain: self.vain }, self.body, self.link)
     }
 
     /// Answers with a status: 401 or 403 policy, 503 the application cannot be reached. Anything that HTTP does not know
@@ -134,6 +135,7 @@ pub async fn serve_connection(
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     let (wire, reads) = stream.share();
+    let link = wire.link();
     let (metered, ledger) = Metered::of_client(wire.clone());
     let mut handshake = h2::server::Builder::new()
         .initial_window_size(config.stream_window)
@@ -169,6 +171,7 @@ pub async fn serve_connection(
         unseen: 0,
         running: Arc::default(),
         vain: Arc::default(),
+        link,
         vain_counted: 0,
         allowance: Bucket::new(config::VAIN_REQUESTS),
         quiet_since: Instant::now(),
@@ -206,6 +209,7 @@ struct Driver<'a> {
     running: Arc<()>,
     /// See [`InboundRequest`].
     vain: Arc<AtomicU64>,
+    link: Arc<Link>,
     /// How many of `vain` were taken from the allowance.
     vain_counted: u64,
     allowance: Bucket,
@@ -378,9 +382,9 @@ impl Driver<'_> {
         }
         match ConnectHead::parse(&parts.uri, &parts.headers) {
             Ok(head) => {
-                let vain = self.vain.clone();
-                let handled =
-                    self.handler.connect(InboundRequest { head, peer: self.peer, body, respond, vain });
+                let (vain, link) = (self.vain.clone(), self.link.clone());
+                let request = InboundRequest { head, peer: self.peer, body, respond, vain, link };
+                let handled = self.handler.connect(request);
                 let running = self.running.clone();
                 tokio::spawn(async move {
                     handled.await;

@@ -26,7 +26,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::{ALPN, AcceptError, OpenError, ServerConfig};
+use crate::{ALPN, AcceptError, Link, OpenError, ServerConfig};
 
 #[cfg(test)]
 mod tests;
@@ -395,6 +395,11 @@ impl Write for TcpWriter<'_, '_> {
 pub(crate) struct Wire(Arc<Mutex<TlsStream>>);
 
 impl Wire {
+    /// A look at the connection from outside.
+    pub(crate) fn link(&self) -> Arc<Link> {
+        Arc::new(Link::new(Arc::downgrade(&self.0)))
+    }
+
     fn lock(&self) -> MutexGuard<'_, TlsStream> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

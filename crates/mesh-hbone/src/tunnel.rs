@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 
 use crate::config::ANSWER_TIMEOUT;
 use crate::pool::Lease;
-use crate::{RecvError, SendError};
+use crate::{Link, RecvError, SendError};
 
 /// Less than the window that every peer begins with (RFC 9113, section 6.9.2).
 const FIRST_FLIGHT: usize = 16 << 10;
@@ -34,6 +34,16 @@ pub trait Source: Send {
 
     /// Lets the peer send as many bytes more: they were given to the application.
     fn release(&mut self, bytes: usize);
+
+    /// Whether the peer has said that the tunnel stands.
+    fn is_answered(&self) -> bool {
+        true
+    }
+
+    /// The connection that the tunnel is on, where there is one to look at.
+    fn link(&self) -> Option<&Link> {
+        None
+    }
 }
 
 /// What goes into a tunnel.
@@ -103,6 +113,7 @@ enum SendState {
 /// Receives from an HBONE tunnel.
 pub struct RecvHalf {
     state: RecvState,
+    link: Arc<Link>,
     _lease: Option<Arc<Lease>>,
 }
 
@@ -123,7 +134,12 @@ pub(crate) struct Unanswered {
 
 impl Tunnel {
     /// The client's end, unanswered.
-    pub(crate) fn requested(response: ResponseFuture, stream: SendStream<Bytes>, lease: Lease) -> Self {
+    pub(crate) fn requested(
+        response: ResponseFuture,
+        stream: SendStream<Bytes>,
+        lease: Lease,
+        link: Arc<Link>,
+    ) -> Self {
         let lease = Some(Arc::new(lease));
         Self {
             send: SendHalf {
@@ -134,13 +150,14 @@ impl Tunnel {
             },
             recv: RecvHalf {
                 state: RecvState::Awaiting(response, Box::pin(tokio::time::sleep(ANSWER_TIMEOUT))),
+                link,
                 _lease: lease,
             },
         }
     }
 
     /// The server's end, unanswered.
-    pub(crate) fn accepted(unanswered: Unanswered, body: RecvStream) -> Self {
+    pub(crate) fn accepted(unanswered: Unanswered, body: RecvStream, link: Arc<Link>) -> Self {
         Self {
             send: SendHalf {
                 state: SendState::Unanswered(unanswered),
@@ -148,7 +165,7 @@ impl Tunnel {
                 ended: false,
                 _lease: None,
             },
-            recv: RecvHalf { state: RecvState::Open(body), _lease: None },
+            recv: RecvHalf { state: RecvState::Open(body), link, _lease: None },
         }
     }
 
@@ -223,6 +240,14 @@ impl Source for RecvHalf {
             // Fails only for more than was received, which is no more than the window that is already open.
             let _ = body.flow_control().release_capacity(bytes);
         }
+    }
+
+    fn is_answered(&self) -> bool {
+        matches!(self.state, RecvState::Open(_))
+    }
+
+    fn link(&self) -> Option<&Link> {
+        Some(&self.link)
     }
 }
 

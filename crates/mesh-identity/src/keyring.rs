@@ -353,6 +353,13 @@ impl Keyring {
         status
     }
 
+    /// When the certificate of each wanted identity ends or has ended, where there is or was one.
+    pub fn expiries(&self) -> Vec<(Identity, SystemTime)> {
+        let slots: Vec<_> = self.shared.slots().values().map(|held| Arc::clone(&held.slot)).collect();
+        let ends = |slot: &Slot| slot.entry.borrow().as_ref().map(|entry| entry.certificate().not_after());
+        slots.iter().filter_map(|slot| Some((slot.identity.clone(), ends(slot)?))).collect()
+    }
+
     /// Removes kept certificates of identities that nobody wants: pods that left while the agent was down. To be called
     /// once every pod of the node is known. Returns how many there were.
     pub fn sweep(&self) -> Result<usize, DiskError> {

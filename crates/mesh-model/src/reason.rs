@@ -1,12 +1,18 @@
 //! The one list of words for why a connection was refused, cut or not captured.
 //!
 //! The same word stands in the log line, the `reason` label of a metric and the JSON of `meshctl`. Kernel programs
-//! count by number ([`mesh_common::Refusal`]); the agent turns the number into one of these.
+//! count by number ([`mesh_common::Refusal`]); the agent turns the number into one of these. What lies behind a word and what
+//! to do about it is in `advice`, and with the words of conditions and Events in [`crate::codes`].
 
 use std::fmt;
 
 use mesh_common::Refusal;
 use serde::{Deserialize, Serialize};
+
+mod advice;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $word:literal,)+) => {
@@ -23,6 +29,11 @@ macro_rules! reasons {
             /// The word used everywhere.
             pub fn as_str(self) -> &'static str {
                 match self { $(Reason::$name => $word,)+ }
+            }
+
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc,)+).trim_ascii(),)+ }
             }
 
             /// The reason of a word.
@@ -136,6 +147,20 @@ reasons! {
     HeadersTooLarge = "headers_too_large",
     /// More requests at once than a connection may have.
     TooManyStreams = "too_many_streams",
+    /// A DENY policy's rule matches.
+    PolicyDenied = "policy_denied",
+    /// ALLOW policies are about the destination, and none matches.
+    PolicyNotAllowed = "policy_not_allowed",
+    /// A policy is about the destination that this node's agent does not know: nothing is admitted.
+    PolicyUnknown = "policy_unknown",
+    /// The destination takes no plaintext (`mtls: Strict`).
+    PlaintextRefused = "plaintext_refused",
+    /// A policy refuses it, by the kernel's tables; the log line says which.
+    Policy = "policy",
+    /// A packet of a pod's, from an address that is not the pod's.
+    SpoofedSource = "spoofed_source",
+    /// A plaintext connection of a captured pod's to a peer in the mesh, around the hooks.
+    Bypass = "bypass",
     /// The application does not listen there.
     AppRefused = "app_refused",
     /// Nothing is heard any more from the host at the other end of a plaintext connection.
@@ -146,6 +171,130 @@ reasons! {
     Exhausted = "exhausted",
     /// The pod left the node or the agent stopped.
     Drained = "drained",
+}
+
+/// What a reason is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// Policies.
+    Policy,
+    /// Services.
+    Service,
+    /// Pods that are not captured, or not yet.
+    Pod,
+    /// What the kernel half watches over.
+    Kernel,
+    /// Reaching the destination.
+    Reach,
+    /// TLS between agents.
+    Tls,
+    /// Tunnels.
+    Tunnel,
+    /// How connections end.
+    End,
+}
+
+impl Topic {
+    /// All of them, in the order of the index.
+    pub const ALL: [Self; 8] = [
+        Self::Policy,
+        Self::Service,
+        Self::Pod,
+        Self::Kernel,
+        Self::Reach,
+        Self::Tls,
+        Self::Tunnel,
+        Self::End,
+    ];
+
+    /// Where its reasons are said.
+    pub fn seen(self) -> &'static str {
+        match self {
+            Self::Pod => {
+                "`meshctl pods` and `weft_pods_not_captured`; what is refused meanwhile is in the access log, `weft_kernel_refused_total` and \
+                 `weft_connections_failed_total`"
+            }
+            Self::Kernel => {
+                "`weft_kernel_refused_total` and `meshctl status`; of connects that were refused, and of what an agent has seen, also the \
+                 access log and `weft_connections_failed_total`"
+            }
+            Self::Tls => {
+                "the access log, `weft_connections_failed_total` and `weft_tls_handshakes_total` (as `result`)"
+            }
+            Self::End => {
+                "the access log, `weft_connections_closed_total` and `weft_connections_failed_total`"
+            }
+            Self::Service => {
+                "the access log and `weft_connections_failed_total`; `weft_kernel_refused_total`, too, where the node's kernel refuses, which \
+                 it does where it can"
+            }
+            Self::Policy => {
+                "the access log and `weft_connections_failed_total` (of what was cut `weft_connections_closed_total`), by the node that \
+                 refuses; what its kernel refuses is in `weft_kernel_refused_total`, too (as `policy` or `plaintext_refused`)"
+            }
+            Self::Reach | Self::Tunnel => {
+                "the access log, `weft_connections_failed_total` and `weft_connections_closed_total`"
+            }
+        }
+    }
+
+    /// As a heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Policy => "Policies",
+            Self::Service => "Services",
+            Self::Pod => "Pods that are not captured, or not yet",
+            Self::Kernel => "What the kernel half watches over",
+            Self::Reach => "Reaching the destination",
+            Self::Tls => "TLS between agents",
+            Self::Tunnel => "Tunnels",
+            Self::End => "How connections end",
+        }
+    }
+}
+
+impl Reason {
+    /// What it is about.
+    pub fn topic(self) -> Topic {
+        advice::advice(self).topic
+    }
+
+    /// What lies behind it, for operators.
+    pub fn cause(self) -> &'static str {
+        advice::advice(self).cause
+    }
+
+    /// What to do about it, for operators.
+    pub fn remedy(self) -> &'static str {
+        advice::advice(self).remedy
+    }
+
+    /// What the application sees whose connection it was.
+    pub fn client_sees(self) -> &'static str {
+        advice::advice(self).client
+    }
+
+    /// Whether somebody has decided that it may not be: a policy, `mtls: Strict` or a Service's source ranges.
+    pub fn is_denial(self) -> bool {
+        matches!(
+            self,
+            Self::Policy
+                | Self::PolicyDenied
+                | Self::PolicyNotAllowed
+                | Self::PolicyUnknown
+                | Self::PlaintextRefused
+                | Self::SourceRange
+        )
+    }
+
+    /// The policy that a verdict's words name, as `NAMESPACE/NAME`, where the reason is one that a policy gives.
+    pub fn policy_in(self, words: &str) -> Option<&str> {
+        if !matches!(self, Self::PolicyDenied | Self::PolicyNotAllowed | Self::PolicyUnknown) {
+            return None;
+        }
+        let after = words.split("policy ").skip(1);
+        after.filter_map(|rest| rest.split([' ', ',', ')']).next()).find(|key| key.contains('/'))
+    }
 }
 
 impl fmt::Display for Reason {
@@ -170,6 +319,10 @@ impl From<Refusal> for Reason {
             Refusal::LoopbackSource => Self::LoopbackSource,
             Refusal::NoListener => Self::NotReady,
             Refusal::NoOriginalDst => Self::NoOriginalDst,
+            Refusal::Policy => Self::Policy,
+            Refusal::Plaintext => Self::PlaintextRefused,
+            Refusal::Spoofed => Self::SpoofedSource,
+            Refusal::Bypass => Self::Bypass,
         }
     }
 }

@@ -78,6 +78,16 @@ pub fn route(world: &World, client: Client, destination: SocketAddr, balancer: &
     }
 }
 
+/// The same for an endpoint that the kernel has chosen by the same rules, when `destination` was dialled.
+pub fn route_to(world: &World, destination: SocketAddr, target: SocketAddr) -> Route {
+    if !world.is_complete() {
+        return Route::Refuse(Reason::NoWorld);
+    }
+    let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+    let service = world.service_at(destination.ip()).or_else(|| world.outer_service_at(destination));
+    hop(world, target, service.map(|served| served.service().key.clone()))
+}
+
 fn hop(world: &World, target: SocketAddr, service: Option<ServiceKey>) -> Route {
     // As an endpoint of a Service too: plaintext might be what neither of the claimants wants.
     if world.is_contested(target.ip()) {

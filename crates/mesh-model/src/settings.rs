@@ -14,6 +14,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Mtls;
+
+mod observe;
+
+pub use observe::{AccessLogMode, AccessLogSettings, MetricsProfile, MetricsSettings, NoShare, Share};
+
 /// Of the whole mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshSettings {
@@ -33,6 +39,16 @@ pub struct MeshSettings {
     pub kubelet_port: Option<u16>,
     /// How log lines are written: `text` or `json`.
     pub log_format: Option<Arc<str>>,
+    /// Whether captured pods take plaintext, where nothing else is said of a workload.
+    pub mtls: Option<Mtls>,
+    /// Connections between pods of one node go through tunnels all the same.
+    pub same_node_tunnel: Option<bool>,
+    /// What agents count.
+    #[serde(default)]
+    pub metrics: MetricsSettings,
+    /// Of which connections agents write a line.
+    #[serde(default)]
+    pub access_log: AccessLogSettings,
     /// The mesh is being uninstalled: agents release every pod, detach, and say so.
     pub leaving: bool,
 }

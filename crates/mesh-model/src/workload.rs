@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Bindings;
 use crate::{Identity, Reason};
 
 /// A Pod's UID as Kubernetes writes it (for a static pod: the one its cgroup carries).
@@ -42,6 +43,8 @@ pub struct Workload {
     pub phase: Phase,
     /// Shares the host's network namespace: never captured, owns no address.
     pub host_network: bool,
+    /// What policies say of this workload by name; most have none.
+    pub bindings: Option<Box<Bindings>>,
 }
 
 /// What a workload's own agent said of its capture. The controller passes it on and forgets it for no lost stream.

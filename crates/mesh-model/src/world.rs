@@ -16,10 +16,14 @@ use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::policy::{Policy, PolicyKey};
 use crate::{Here, MeshSettings, NodeInfo, Served, Service, ServiceKey, Tunnel, Uid, Workload};
 
+mod policies;
 #[cfg(test)]
 pub(crate) mod tests;
+
+use policies::Policies;
 
 /// One step from one world to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,10 @@ pub enum Change {
     Node(NodeInfo),
     /// A node is gone.
     NodeRemoved(Arc<str>),
+    /// A policy is new or different.
+    Policy(Policy),
+    /// A policy is gone.
+    PolicyRemoved(PolicyKey),
 }
 
 /// All workloads and services as of the last applied batch.
@@ -57,6 +65,7 @@ pub struct World {
     here: Arc<Here>,
     mesh: Option<Arc<MeshSettings>>,
     nodes: HashMap<Arc<str>, Arc<NodeInfo>>,
+    policies: Arc<Policies>,
 }
 
 /// Who claims what, sorted by name: which of them has it is the same on all nodes, whatever the order in which they came.
@@ -143,6 +152,7 @@ impl World {
                 self.nodes.remove(&name);
                 self.look_around();
             }
+            Change::Policy(_) | Change::PolicyRemoved(_) => self.apply_policy(change),
         }
     }
 
@@ -220,6 +230,11 @@ impl World {
         matches!(self.by_address.get(&address), Some(Claimants::Several(_)))
     }
 
+    /// A Service by name.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Served>> {
+        self.services.get(key)
+    }
+
     /// The service behind a cluster address.
     pub fn service_at(&self, address: IpAddr) -> Option<&Served> {
         self.by_service_address.get(&address)?.first().map(|served| &**served)
@@ -252,6 +267,17 @@ impl World {
     /// Every external or load balancer's address and port that is a Service's, with that one, in no order.
     pub fn outer_addresses(&self) -> impl Iterator<Item = (SocketAddr, &Served)> {
         self.by_outer_address.keys().filter_map(|address| Some((*address, self.outer_service_at(*address)?)))
+    }
+
+    /// Every address that a workload claims, with that one; `None` where several do. In no order.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, Option<&Arc<Workload>>)> {
+        self.by_address.iter().map(|(address, claimants)| {
+            let one = match claimants {
+                Claimants::One(one) => Some(one),
+                Claimants::Several(_) => None,
+            };
+            (*address, one)
+        })
     }
 
     /// What the operator set, if anything.

@@ -11,18 +11,37 @@ use std::net::{IpAddr, SocketAddr};
 use mesh_model::{Identity, PodState, Reason, Tunnel, Uid, Workload};
 use serde::{Deserialize, Serialize};
 
+mod bpf;
+mod config;
+mod endpoints;
+mod log_level;
+mod policies;
+mod refusals;
 mod services;
+mod talkers;
 #[cfg(test)]
 mod tests;
 mod timestamp;
+mod world;
 
+pub use bpf::{BpfEntries, BpfEntry, BpfMapRow, BpfProgramRow, BpfSummary};
+pub use config::{ConfigDump, SettingRow};
+pub use endpoints::{ChoiceRow, Choices, PodName};
+pub use log_level::{LogLevel, SetLogLevel};
+pub use policies::{ConditionRow, PolicyRow};
+pub use refusals::{RefusalEvent, RefusalRow, Refusals, RefusedDestination, RefusedSource};
 pub use services::{EndpointRow, PortRow, ServiceRow};
+pub use talkers::{Talker, TalkerPair, TalkerRow};
 pub use timestamp::{NoTimestamp, Timestamp};
+pub use world::{DumpedService, DumpedWorkload, ObservedRow, WorldDump};
 
 /// Where an agent's admin socket is unless told otherwise.
 pub const AGENT_SOCKET: &str = "/run/weft/agent.sock";
 
-/// Paths on the admin sockets, all GET.
+/// The port on an end's own loopback where the chart has the admin routes answer, for pods/portforward.
+pub const ADMIN_PORT: u16 = 15000;
+
+/// Paths on the admin sockets, all GET unless they say otherwise.
 pub mod path {
     /// [`super::Status`] on an agent, [`super::ControllerStatus`] on a controller.
     pub const STATUS: &str = "/v1/status";
@@ -40,6 +59,26 @@ pub mod path {
     pub const WORKLOADS: &str = "/v1/workloads";
     /// `[`[`super::ServiceRow`]`]`
     pub const SERVICES: &str = "/v1/services";
+    /// `[`[`super::PolicyRow`]`]`, on an agent and on a controller
+    pub const POLICIES: &str = "/v1/policies";
+    /// [`super::WorldDump`], on a controller
+    pub const WORLD: &str = "/v1/world";
+    /// [`mesh_model::explain::Explanation`]; `?src=SOURCE&dst=DESTINATION:PORT`
+    pub const EXPLAIN: &str = "/v1/explain";
+    /// [`super::Choices`]; `?service=NAMESPACE/NAME`, `?namespace=NAMESPACE`
+    pub const ENDPOINTS: &str = "/v1/endpoints";
+    /// [`super::ConfigDump`]
+    pub const CONFIG: &str = "/v1/config";
+    /// [`super::LogLevel`], on an agent and on a controller; POST: [`super::SetLogLevel`]
+    pub const LOG_LEVEL: &str = "/v1/log-level";
+    /// [`super::Refusals`]; `?after=SEQ&limit=N`, or `?after=NODE:SEQ,NODE:SEQ` asked of several
+    pub const REFUSALS: &str = "/v1/refusals";
+    /// `[`[`super::TalkerRow`]`]`
+    pub const TALKERS: &str = "/v1/talkers";
+    /// [`super::BpfSummary`]
+    pub const BPF: &str = "/v1/bpf";
+    /// [`super::BpfEntries`]; `?map=NAME&limit=N`
+    pub const BPF_ENTRIES: &str = "/v1/bpf/entries";
     /// Plain text `ok`: the process answers.
     pub const HEALTHZ: &str = "/healthz";
     /// [`crate::readiness::Readiness`], 200 or 503; on the readiness port.

@@ -1,13 +1,14 @@
 //! A small HTTP/1.1 shell for what an end says about itself.
 //!
 //! ```text
-//! Server::unix(path) | Server::tcp(addr) ── serve(Routes, Shutdown) ──▶ per connection: limits ──▶ route ──▶ Response
+//! Server::unix(path) | tcp(addr) | tls(addr, …) ── serve(Routes, Shutdown) ──▶ per connection: limits ──▶ route ──▶ Response
 //! ```
 //!
 //! Invariants: answers are whole values in memory, never streams; a request's head and body are bounded in size and
 //! time, and so is the number of connections, because the TCP side is open to the node's network; every answer that
-//! is not asked for is JSON `{"error": …}`. Not here: TLS, authentication (the unix socket's mode is the
-//! authorisation), and anything on the path of an application's byte.
+//! is not asked for is JSON `{"error": …}`; every answer says of which version of Weft it is. Who may connect may ask everything: the
+//! unix socket's mode is the authorisation, or the client's certificate (`tls`), or whose loopback it is. Not here: anything on the path
+//! of an application's byte.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,12 +22,17 @@ use serde::Serialize;
 
 use crate::api::ErrorBody;
 
+mod crowd;
 mod server;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod unix;
 
 pub use server::{BindError, Server};
+
+/// The header that says of which version of Weft an answer is.
+pub const VERSION_HEADER: HeaderName = HeaderName::from_static("weft-version");
 
 /// A request as a handler sees it: read whole.
 #[derive(Clone, Debug)]
@@ -84,6 +90,16 @@ impl Response {
         Self::whole(StatusCode::OK, content_type, body.into())
     }
 
+    /// 400: what was asked makes no sense.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::error(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 503: not now.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::error(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
     /// `{"error": message}`.
     pub fn error(status: StatusCode, message: impl Into<String>) -> Self {
         Self::json(&ErrorBody { error: message.into() }).with_status(status)
@@ -105,6 +121,7 @@ impl Response {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, self.content_type);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, allow);
         }

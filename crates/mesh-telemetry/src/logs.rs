@@ -2,8 +2,8 @@
 //!
 //! `RUST_LOG` wins over the default filter that the end was started with. Colours only where a person looks: standard
 //! error is a terminal, `NO_COLOR` is unset or empty (no-color.org) and the terminal is not a dumb one. What the
-//! `log` crate carries (aya-log, rustls) is taken in too. Not here: log files and rotation, which are the service
-//! manager's.
+//! `log` crate carries (aya-log, rustls) is taken in too. The filter can be changed while the process runs (`switch`). Not
+//! here: log files and rotation, which are the service manager's.
 
 use std::io::IsTerminal;
 use std::str::FromStr;
@@ -12,10 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing_subscriber::filter::{ParseError, dynamic_filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+use tracing_subscriber::{EnvFilter, Layer as _, fmt, reload};
 
+mod switch;
 #[cfg(test)]
 mod tests;
+
+pub use switch::routes;
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,20 @@ pub enum LogError {
         /// What is wrong with it.
         source: ParseError,
     },
+    /// A word that is neither a level nor says of what.
+    #[error(
+        "{0:?} is no log level: use off, error, warn, info, debug or trace, or TARGET=LEVEL (info,mesh_agent=debug)"
+    )]
+    NoLevel(String),
+    /// Nothing.
+    #[error("an empty log filter: use off to silence the log")]
+    Empty,
+    /// More than a filter may have.
+    #[error("a log filter has at most {0} bytes")]
+    Long(usize),
+    /// The process is about to end.
+    #[error("there is no logger any more")]
+    Gone,
     /// `RUST_LOG` is not UTF-8.
     #[error("RUST_LOG is not UTF-8")]
     NotUtf8,
@@ -76,11 +93,12 @@ impl std::fmt::Display for Format {
 
 /// Starts logging for the process. `default_filter` holds where `RUST_LOG` is unset or empty.
 pub fn init(format: Format, default_filter: &str) -> Result<(), LogError> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) if !filter.trim().is_empty() => parse("RUST_LOG", &filter)?,
+    let (from, start) = match std::env::var("RUST_LOG") {
+        Ok(filter) if !filter.trim().is_empty() => ("RUST_LOG", filter),
         Err(std::env::VarError::NotUnicode(_)) => return Err(LogError::NotUtf8),
-        _ => parse("the default filter", default_filter)?,
+        _ => ("the default filter", default_filter.to_owned()),
     };
+    let (filter, handle) = reload::Layer::new(parse(from, &start)?);
     let colours =
         colours(std::io::stderr().is_terminal(), env("NO_COLOR").as_deref(), env("TERM").as_deref());
     set_format(format);
@@ -103,7 +121,22 @@ pub fn init(format: Format, default_filter: &str) -> Result<(), LogError> {
         )
         .with(filter)
         .try_init()
-        .map_err(LogError::Twice)
+        .map_err(LogError::Twice)?;
+    let apply = move |filter| {
+        let applied = handle.reload(filter).is_ok();
+        switch::follow_level();
+        applied
+    };
+    switch::set_up(start, Box::new(apply));
+    Ok(())
+}
+
+/// An error with its causes, in one line.
+fn in_words(error: &LogError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
 }
 
 /// Lines are JSON.

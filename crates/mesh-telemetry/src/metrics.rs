@@ -48,6 +48,8 @@ pub struct Described {
     pub help: String,
     /// `counter`, `gauge`, `histogram`, `info` or `unknown`.
     pub kind: &'static str,
+    /// The names of its labels.
+    pub labels: Vec<&'static str>,
 }
 
 /// A text form of the exposition.
@@ -73,8 +75,13 @@ impl Registry {
         Self { mesh: Inner::with_prefix(PREFIX), process, described: process::described() }
     }
 
-    /// Adds a metric: `name` without `weft_` and without `_total`; `help` one line without its full stop.
+    /// Adds a metric without labels: `name` without `weft_` and without `_total`; `help` one line without its full stop.
     pub fn register(&mut self, name: &str, help: &str, metric: impl Metric) {
+        self.register_by(&[], name, help, metric);
+    }
+
+    /// Adds one with labels, which documentation speaks of by these names.
+    pub fn register_by(&mut self, labels: &[&'static str], name: &str, help: &str, metric: impl Metric) {
         let (kind, suffix) = match EncodeMetric::metric_type(&metric) {
             MetricType::Counter => ("counter", "_total"),
             MetricType::Gauge => ("gauge", ""),
@@ -82,8 +89,12 @@ impl Registry {
             MetricType::Info => ("info", "_info"),
             MetricType::Unknown => ("unknown", ""),
         };
-        let described =
-            Described { name: format!("{PREFIX}_{name}{suffix}"), help: format!("{help}."), kind };
+        let described = Described {
+            name: format!("{PREFIX}_{name}{suffix}"),
+            help: format!("{help}."),
+            kind,
+            labels: labels.to_vec(),
+        };
         debug_assert!(!name.ends_with("_total"), "{name}: _total is added by itself");
         debug_assert!(!help.contains(['\n', '\\']) && !help.ends_with('.'), "{name}: help is one plain line");
         debug_assert!(
@@ -92,6 +103,34 @@ impl Registry {
         );
         self.described.push(described);
         self.mesh.register(name, help, metric);
+    }
+
+    /// A table of them for documentation (Markdown), but for the process's own, which every program has.
+    pub fn reference(&self) -> String {
+        let rows = self.described.iter().filter(|metric| metric.name.starts_with(PREFIX)).map(|metric| {
+            let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            format!("| `{}` | {} | {} | {} |\n", metric.name, metric.kind, labels.join(", "), metric.help)
+        });
+        format!("| metric | type | labels | what |\n|---|---|---|---|\n{}", rows.collect::<String>())
+    }
+
+    /// Whether a document has that table between its marks `<!-- PART: … -->` and `<!-- PART: end -->`. Writes it there if the
+    /// variable `WEFT_WRITE_DOCS` is set. For tests.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, or has no such marks.
+    pub fn is_documented(&self, file: &std::path::Path, part: &str) -> std::io::Result<bool> {
+        let text = std::fs::read_to_string(file)?;
+        let no_marks = || std::io::Error::other(format!("{} has no marks of {part}", file.display()));
+        let begin = text.find(&format!("<!-- {part}: ")).ok_or_else(no_marks)?;
+        let begin = begin + text[begin..].find('\n').ok_or_else(no_marks)? + 1;
+        let end = begin + text[begin..].find(&format!("<!-- {part}: end")).ok_or_else(no_marks)?;
+        let wanted = self.reference();
+        if std::env::var_os("WEFT_WRITE_DOCS").is_some() {
+            std::fs::write(file, [&text[..begin], &wanted, &text[end..]].concat())?;
+            return Ok(true);
+        }
+        Ok(text[begin..end] == wanted)
     }
 
     /// Every metric there is, in the order they were registered, whether or not it has a value yet.

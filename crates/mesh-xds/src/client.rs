@@ -35,6 +35,7 @@ pub use sign::SignError;
 pub use status::ClientStatus;
 pub use update::{Event, Receipt, Update};
 
+use crate::Seen;
 use crate::resource::Resource;
 
 /// Events that may wait for the agent before the client stops reading from the stream.
@@ -102,6 +103,10 @@ struct Reports {
     unsaid: BTreeSet<Uid>,
     /// For people; the oldest go when there are too many.
     events: VecDeque<NodeEvent>,
+    /// Who talked to this node's pods, newest last; the oldest go when there are too many.
+    seen: VecDeque<Seen>,
+    /// Pairs that were never seen for want of room.
+    unseen: u64,
     /// The node has let go of everything; said again on every stream.
     left: bool,
     left_unsaid: bool,
@@ -120,6 +125,8 @@ pub struct NodeEvent {
     pub warning: bool,
 }
 
+/// What may wait for a stream of who talked to whom.
+const UNSAID_SEEN: usize = 4_096;
 /// Events that may wait for a stream.
 const UNSAID_EVENTS: usize = 256;
 
@@ -171,6 +178,17 @@ impl Client {
             reports.events.pop_front();
         }
         reports.events.push_back(event);
+        drop(reports);
+        self.shared.reported.notify_one();
+    }
+
+    /// Says who talked to this node's pods, and how many pairs there was no room for. Best effort, and once.
+    pub fn observed(&self, seen: Vec<Seen>, unseen: u64) {
+        let mut reports = self.shared.reports();
+        reports.seen.extend(seen);
+        let over = reports.seen.len().saturating_sub(UNSAID_SEEN);
+        reports.seen.drain(..over);
+        reports.unseen = unseen;
         drop(reports);
         self.shared.reported.notify_one();
     }

@@ -4,6 +4,7 @@
 //! World changes ─▶ delta::Published ─▶ delta::Session ══ Delta ══▶ delta::Replica ─▶ Update ─▶ the agent's World
 //!                                      (one per stream) ◀═ Ack/Nack ══           ◀─ ack/nack ─┘
 //!                  captures, releases  ◀═════ CaptureReports ═════  Client::report
+//!                  who talks to whom   ◀═════ Observations ═══════  Client::observed
 //! ```
 //!
 //! The exchange has the shape of incremental xDS (subscribe, ack, nack, resume) with resource types of its own.
@@ -18,11 +19,13 @@ pub mod client;
 pub mod delta;
 pub mod proto;
 pub mod resource;
+mod seen;
 pub mod server;
 pub mod snapshot;
 
 pub use client::{Capture, Client, ClientConfig, ClientStatus, Event, Receipt, SignError, Update};
 pub use resource::{Name, Resource, Version};
+pub use seen::{NotSeen, Seen};
 
 /// The name that the controller's certificate carries, and that agents ask for.
 pub const CONTROLLER_NAME: &str = "weft-controller.weft-system.svc";

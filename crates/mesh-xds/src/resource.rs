@@ -1,4 +1,4 @@
-//! What travels: a workload, a service, the mesh's settings or a node; its name, and the hash that is its version.
+//! What travels: a workload, a service, the mesh's settings, a node or a policy; its name, and the hash that is its version.
 //!
 //! The body is encoded once by the publisher and shared by every stream. Decoding is strict: a value outside its
 //! range, an unknown word or a name that does not fit the body is an error that names the resource; nothing is guessed.
@@ -6,24 +6,25 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use mesh_model::{
-    Change, IdentityError, MeshSettings, NodeInfo, Phase, Reason, Service, ServiceKey, Tunnel, Uid, Workload,
-    World,
-};
+use mesh_model::policy::{Mtls, Policy, PolicyKey};
+use mesh_model::{Change, IdentityError, MeshSettings, NodeInfo, Service, ServiceKey, Uid, Workload, World};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::proto;
 
+mod policy;
 mod service;
 mod settings;
 mod strings;
 #[cfg(test)]
 mod tests;
+mod workload;
 
 pub use strings::Strings;
 
@@ -33,6 +34,8 @@ const MESH: &str = "mesh";
 /// What a resource is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Name {
+    /// A policy. The first, so that an agent that is told a great deal knows a policy before the workloads that list it.
+    Policy(PolicyKey),
     /// A workload.
     Workload(Uid),
     /// A service; namespace and name.
@@ -58,6 +61,8 @@ pub enum Resource {
     Mesh(MeshSettings),
     /// A node, for its own agent.
     Node(NodeInfo),
+    /// Who may talk to whom.
+    Policy(Policy),
 }
 
 /// A resource as it goes over the wire.
@@ -104,6 +109,7 @@ impl Resource {
             Self::Service(service) => Name::of_service(&service.key),
             Self::Mesh(_) => Name::Mesh,
             Self::Node(node) => Name::Node(node.name.clone()),
+            Self::Policy(policy) => Name::Policy(policy.key.clone()),
         }
     }
 
@@ -114,6 +120,7 @@ impl Resource {
             Self::Service(service) => Change::Service(service),
             Self::Mesh(settings) => Change::Mesh(settings),
             Self::Node(node) => Change::Node(node),
+            Self::Policy(policy) => Change::Policy(policy),
         }
     }
 
@@ -123,13 +130,14 @@ impl Resource {
         let services = world.services().map(|service| Self::Service(service.as_ref().clone()));
         let mesh = world.mesh().map(|settings| Self::Mesh(settings.as_ref().clone()));
         let nodes = world.nodes().map(|node| Self::Node(node.as_ref().clone()));
-        workloads.chain(services).chain(mesh).chain(nodes).collect()
+        let policies = world.policies().map(|policy| Self::Policy(policy.as_ref().clone()));
+        workloads.chain(services).chain(mesh).chain(nodes).chain(policies).collect()
     }
 
     /// All that a world holds as it travels, one after the other: no copy of the whole is made.
     pub(crate) fn each_of(world: &World) -> impl Iterator<Item = (Name, Bytes)> {
         let workloads = world.workloads().map(|workload| {
-            (Name::Workload(workload.uid.clone()), encode_workload(workload).encode_to_vec().into())
+            (Name::Workload(workload.uid.clone()), workload::encode(workload).encode_to_vec().into())
         });
         let services = world
             .services()
@@ -138,16 +146,20 @@ impl Resource {
         let nodes = world
             .nodes()
             .map(|node| (Name::Node(node.name.clone()), settings::encode_node(node).encode_to_vec().into()));
-        workloads.chain(services).chain(mesh).chain(nodes)
+        let policies = world
+            .policies()
+            .map(|policy| (Name::Policy(policy.key.clone()), policy::encode(policy).encode_to_vec().into()));
+        workloads.chain(services).chain(mesh).chain(nodes).chain(policies)
     }
 
     /// The bytes and their hash.
     pub fn encode(&self) -> Encoded {
         let body: Bytes = match self {
-            Self::Workload(workload) => encode_workload(workload).encode_to_vec().into(),
+            Self::Workload(workload) => workload::encode(workload).encode_to_vec().into(),
             Self::Service(service) => service::encode(service).encode_to_vec().into(),
             Self::Mesh(mesh) => settings::encode_mesh(mesh).encode_to_vec().into(),
             Self::Node(node) => settings::encode_node(node).encode_to_vec().into(),
+            Self::Policy(policy) => policy::encode(policy).encode_to_vec().into(),
         };
         let version = Version::of(&self.name(), &body);
         Encoded { version, body }
@@ -159,7 +171,7 @@ impl Resource {
         match name {
             Name::Workload(_) => {
                 let message = proto::Workload::decode(body.clone()).map_err(broken)?;
-                decode_workload(name, message).map(Self::Workload)
+                workload::decode(name, message).map(Self::Workload)
             }
             Name::Service(..) => {
                 let message = proto::Service::decode(body.clone()).map_err(broken)?;
@@ -172,6 +184,10 @@ impl Resource {
             Name::Node(_) => {
                 let message = proto::Node::decode(body.clone()).map_err(broken)?;
                 settings::decode_node(name, message).map(Self::Node)
+            }
+            Name::Policy(_) => {
+                let message = proto::Policy::decode(body.clone()).map_err(broken)?;
+                policy::decode(name, message).map(Self::Policy)
             }
         }
     }
@@ -190,6 +206,7 @@ impl Name {
             Self::Service(namespace, name) => Change::ServiceRemoved(ServiceKey { namespace, name }),
             Self::Mesh => Change::MeshRemoved,
             Self::Node(name) => Change::NodeRemoved(name),
+            Self::Policy(key) => Change::PolicyRemoved(key),
         }
     }
 
@@ -200,6 +217,7 @@ impl Name {
             Self::Service(namespace, name) => (proto::ResourceType::Service, format!("{namespace}/{name}")),
             Self::Mesh => (proto::ResourceType::Mesh, MESH.to_owned()),
             Self::Node(name) => (proto::ResourceType::Node, name.as_ref().to_owned()),
+            Self::Policy(key) => (proto::ResourceType::Policy, key.to_string()),
         };
         proto::ResourceName { r#type: kind.into(), name }
     }
@@ -220,6 +238,7 @@ impl Name {
             },
             proto::ResourceType::Mesh if name.name == MESH => Ok(Self::Mesh),
             proto::ResourceType::Node if !name.name.is_empty() => Ok(Self::Node(name.name.as_str().into())),
+            proto::ResourceType::Policy => name.name.parse().map(Self::Policy).map_err(|_| malformed()),
             proto::ResourceType::Workload
             | proto::ResourceType::Mesh
             | proto::ResourceType::Node
@@ -248,9 +267,27 @@ impl Version {
                 hash.update(b"n\0");
                 hash.update(name.as_bytes());
             }
+            Name::Policy(key) => {
+                hash.update(b"p\0");
+                hash.update(key.namespace.as_bytes());
+                hash.update(b"\0");
+                hash.update(key.name.as_bytes());
+            }
         }
         hash.update(b"\0");
         hash.update(body);
+        let mut version = [0; 16];
+        version.copy_from_slice(&hash.finalize()[..16]);
+        Self(version)
+    }
+
+    /// Of any parts, in their order.
+    pub fn over<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
         let mut version = [0; 16];
         version.copy_from_slice(&hash.finalize()[..16]);
         Self(version)
@@ -269,6 +306,7 @@ impl fmt::Display for Name {
             Self::Service(namespace, name) => write!(f, "service {namespace}/{name}"),
             Self::Mesh => f.write_str("the mesh's settings"),
             Self::Node(name) => write!(f, "node {name}"),
+            Self::Policy(key) => write!(f, "policy {key}"),
         }
     }
 }
@@ -292,32 +330,14 @@ fn encode_address(address: &IpAddr) -> Bytes {
     }
 }
 
-fn encode_workload(workload: &Workload) -> proto::Workload {
-    proto::Workload {
-        uid: workload.uid.as_str().into(),
-        namespace: workload.namespace.as_ref().into(),
-        name: workload.name.as_ref().into(),
-        owner: workload.owner.as_ref().into(),
-        node: workload.node.as_ref().into(),
-        identity: workload.identity.to_string(),
-        addresses: workload.addresses.iter().map(encode_address).collect(),
-        enrolled: workload.enrolled,
-        tunnel: match workload.tunnel {
-            Tunnel::None => proto::Tunnel::None,
-            Tunnel::Hbone => proto::Tunnel::Hbone,
-            Tunnel::Withdrawn => proto::Tunnel::Withdrawn,
-            Tunnel::Foreign => proto::Tunnel::Foreign,
-        }
-        .into(),
-        phase: match workload.phase {
-            Phase::Pending => proto::Phase::Pending,
-            Phase::Running => proto::Phase::Running,
-            Phase::Terminating => proto::Phase::Terminating,
-            Phase::Finished => proto::Phase::Finished,
-        }
-        .into(),
-        host_network: workload.host_network,
-        left_alone: workload.left_alone.map(Reason::as_str).unwrap_or_default().into(),
+fn encode_range(range: &RangeInclusive<u16>) -> proto::PortRange {
+    proto::PortRange { first: (*range.start()).into(), last: (*range.end()).into() }
+}
+
+fn encode_mtls(mtls: Mtls) -> proto::Mtls {
+    match mtls {
+        Mtls::Permissive => proto::Mtls::Permissive,
+        Mtls::Strict => proto::Mtls::Strict,
     }
 }
 
@@ -362,6 +382,26 @@ impl Reader<'_> {
         net.ok_or_else(|| self.error(field, format!("{address}/{}", prefix.bits)))
     }
 
+    fn range(
+        &self,
+        field: &'static str,
+        range: &proto::PortRange,
+    ) -> Result<RangeInclusive<u16>, ResourceError> {
+        let (first, last) = (self.port(field, range.first)?, self.port(field, range.last)?);
+        match first <= last {
+            true => Ok(first..=last),
+            false => Err(self.error(field, format!("{first}-{last}, the wrong way round"))),
+        }
+    }
+
+    fn mtls(&self, field: &'static str, word: i32) -> Result<Mtls, ResourceError> {
+        match proto::Mtls::try_from(word) {
+            Ok(proto::Mtls::Permissive) => Ok(Mtls::Permissive),
+            Ok(proto::Mtls::Strict) => Ok(Mtls::Strict),
+            Ok(proto::Mtls::Unspecified) | Err(_) => Err(self.error(field, format!("{word}, unknown"))),
+        }
+    }
+
     fn port(&self, field: &'static str, port: u32) -> Result<u16, ResourceError> {
         match u16::try_from(port) {
             Ok(port) if port != 0 => Ok(port),
@@ -372,50 +412,4 @@ impl Reader<'_> {
     fn text<'t>(&self, field: &'static str, text: &'t str) -> Result<&'t str, ResourceError> {
         if text.is_empty() { Err(self.error(field, "empty")) } else { Ok(text) }
     }
-}
-
-fn decode_workload(name: &Name, message: proto::Workload) -> Result<Workload, ResourceError> {
-    let read = Reader(name);
-    let uid = Uid::new(read.text("uid", &message.uid)?);
-    if *name != Name::Workload(uid.clone()) {
-        return Err(read.error("uid", format!("{uid}, of another workload")));
-    }
-    let tunnel = match proto::Tunnel::try_from(message.tunnel) {
-        Ok(proto::Tunnel::None) => Tunnel::None,
-        Ok(proto::Tunnel::Hbone) => Tunnel::Hbone,
-        Ok(proto::Tunnel::Withdrawn) => Tunnel::Withdrawn,
-        Ok(proto::Tunnel::Foreign) => Tunnel::Foreign,
-        Ok(proto::Tunnel::Unspecified) | Err(_) => {
-            return Err(read.error("tunnel", format!("{}, unknown", message.tunnel)));
-        }
-    };
-    let phase = match proto::Phase::try_from(message.phase) {
-        Ok(proto::Phase::Pending) => Phase::Pending,
-        Ok(proto::Phase::Running) => Phase::Running,
-        Ok(proto::Phase::Terminating) => Phase::Terminating,
-        Ok(proto::Phase::Finished) => Phase::Finished,
-        Ok(proto::Phase::Unspecified) | Err(_) => {
-            return Err(read.error("phase", format!("{}, unknown", message.phase)));
-        }
-    };
-    let left_alone = match message.left_alone.as_str() {
-        "" => None,
-        word => Some(
-            Reason::of_word(word).ok_or_else(|| read.error("left_alone", format!("{word:?}, unknown")))?,
-        ),
-    };
-    Ok(Workload {
-        uid,
-        namespace: read.text("namespace", &message.namespace)?.into(),
-        name: read.text("name", &message.name)?.into(),
-        owner: read.text("owner", &message.owner)?.into(),
-        node: message.node.as_str().into(),
-        identity: message.identity.parse().map_err(|error| ResourceError::Identity(name.clone(), error))?,
-        addresses: read.addresses("addresses", &message.addresses)?,
-        enrolled: message.enrolled,
-        tunnel,
-        phase,
-        host_network: message.host_network,
-        left_alone,
-    })
 }

@@ -60,7 +60,11 @@ pub enum SnapshotError {
 pub fn write(world: &World, node: &str, out: impl Write) -> io::Result<()> {
     let mut out = Hashed { out, hash: Sha256::new() };
     let mesh = usize::from(world.mesh().is_some());
-    let count = world.workloads().count() + world.services().count() + world.nodes().count() + mesh;
+    let count = world.workloads().count()
+        + world.services().count()
+        + world.nodes().count()
+        + world.policies().count()
+        + mesh;
     out.write(MAGIC)?;
     out.number(FORMAT as usize)?;
     out.text(node.as_bytes())?;

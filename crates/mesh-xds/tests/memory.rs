@@ -82,6 +82,7 @@ fn workload(number: u32) -> Workload {
         addresses: vec![address(number)],
         enrolled: true,
         left_alone: None,
+        bindings: None,
         tunnel: Tunnel::Hbone,
         phase: Phase::Running,
         host_network: false,

@@ -1,5 +1,15 @@
 //! What the agent says of itself: the admin socket that `meshctl` speaks to, and metrics and readiness for the node.
 
+mod bpf;
+mod config;
+mod endpoints;
+mod explain;
+mod inspect;
+mod observe;
+mod policies;
+mod refused;
+pub mod remote;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,24 +17,29 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use mesh_common::programs;
+use mesh_hbone::Pool;
 use mesh_identity::Keyring;
 use mesh_model::{Reason, World};
 use mesh_telemetry::api::{
     ControllerLink, HookRow, KernelSummary, PodCounts, ServiceRow, Status, Timestamp, WorkloadRow,
-    WorldSummary,
+    WorldSummary, path,
 };
 use mesh_telemetry::http::{Response, Routes};
 use mesh_telemetry::metrics::{self, Registry};
 use mesh_telemetry::preflight::Report;
 use mesh_telemetry::readiness::Ready;
 use mesh_xds::client::Client;
+use tokio::sync::watch;
 
 use crate::connections::Connections;
+use crate::direct::Direct;
+use crate::inbound::Inbound;
 use crate::kernel::maps::Maps;
 use crate::kernel::{pinned_hooks, preflight};
 use crate::kubelet;
-use crate::metrics::Observed;
-use crate::pods;
+use crate::metrics::{Insides, Metrics, Observed};
+use crate::outbound::PoolKey;
+use crate::pods::{self, Local};
 use crate::roots::RootFile;
 use crate::settings;
 
@@ -50,6 +65,10 @@ pub struct Admin {
     pub pods: pods::Handle,
     /// The live table.
     pub connections: Arc<Connections>,
+    /// Those that no agent carries.
+    pub direct: Arc<Direct>,
+    /// This node's captured pods, and which are not guarded.
+    pub local: watch::Receiver<Arc<Local>>,
     /// Certificates.
     pub keyring: Keyring,
     /// The file of trust anchors.
@@ -58,16 +77,34 @@ pub struct Admin {
     pub maps: Arc<Maps>,
     /// Metrics that are read when asked for.
     pub observed: Observed,
+    /// Likewise: how the agent itself does.
+    pub insides: Insides,
+    /// Metrics of connections.
+    pub metrics: Metrics,
+    /// Tunnels to other agents.
+    pub pool: Pool<PoolKey>,
+    /// Tunnels from them.
+    pub inbound: Arc<Inbound>,
     /// When the controller was last heard to confirm the world that was found on disk at start, if one was.
     pub cached_as_of: Option<SystemTime>,
 }
 
 /// Routes of the unix socket.
-pub fn admin_routes(admin: &Arc<Admin>) -> Routes {
+pub fn admin_routes(admin: &Arc<Admin>, registry: &Arc<Registry>) -> Routes {
     let on = |admin: &Arc<Admin>| admin.clone();
-    let (status, pods, connections, certs, roots, check, workloads, services) =
-        (on(admin), on(admin), on(admin), on(admin), on(admin), on(admin), on(admin), on(admin));
-    Routes::new()
+    let (status, pods, connections, certs, roots, check, workloads, services, policies, explained) = (
+        on(admin),
+        on(admin),
+        on(admin),
+        on(admin),
+        on(admin),
+        on(admin),
+        on(admin),
+        on(admin),
+        on(admin),
+        on(admin),
+    );
+    let routes = Routes::new()
         .get("/healthz", |_| async { Response::text("ok\n") })
         .get("/v1/status", move |_| {
             let admin = status.clone();
@@ -79,7 +116,13 @@ pub fn admin_routes(admin: &Arc<Admin>) -> Routes {
         })
         .get("/v1/connections", move |_| {
             let admin = connections.clone();
-            async move { Response::json(&admin.connections.rows()) }
+            async move {
+                let mut rows = admin.connections.rows();
+                let direct = admin.direct.clone();
+                // It looks into the pods' namespaces.
+                rows.extend(tokio::task::spawn_blocking(move || direct.rows()).await.unwrap_or_default());
+                Response::json(&rows)
+            }
         })
         .get("/v1/certs", move |_| {
             let admin = certs.clone();
@@ -101,6 +144,15 @@ pub fn admin_routes(admin: &Arc<Admin>) -> Routes {
             let admin = services.clone();
             async move { Response::json(&admin.services()) }
         })
+        .get(path::POLICIES, move |_| {
+            let admin = policies.clone();
+            async move { Response::json(&policies::rows(&admin.world.load(), &admin.node)) }
+        })
+        .get(path::EXPLAIN, move |request| {
+            let admin = explained.clone();
+            async move { explain::answer(&admin, request.query.as_deref()) }
+        });
+    with_metrics(inspect::routes(routes, admin), admin, registry)
 }
 
 /// Routes of the readiness port.
@@ -109,19 +161,26 @@ pub fn ready_routes(ready: &Ready) -> Routes {
 }
 
 /// Routes of the metrics port.
-pub fn metrics_routes(admin: &Arc<Admin>, registry: Arc<Registry>) -> Routes {
+pub fn metrics_routes(admin: &Arc<Admin>, registry: &Arc<Registry>) -> Routes {
+    with_metrics(Routes::new(), admin, registry)
+}
+
+/// On the admin socket as well, so that meshctl needs no second port.
+fn with_metrics(routes: Routes, admin: &Arc<Admin>, registry: &Arc<Registry>) -> Routes {
     let admin = admin.clone();
-    let render = Arc::new(metrics::endpoint(registry));
-    Routes::new().get("/metrics", move |request| {
+    // What was lost before this agent started is no news.
+    let _before = admin.insides.lost_since(admin.endings_lost());
+    let render = Arc::new(metrics::endpoint(registry.clone()));
+    routes.get(path::METRICS, move |request| {
         let (admin, render) = (admin.clone(), render.clone());
         async move {
-            admin.connections.count_bytes();
-            let pods = admin.pods.rows().await;
-            let connected = admin.client.status().connected;
-            let complete = admin.world.load().is_complete();
-            admin.observed.refresh(&admin.maps, &admin.keyring, &pods, connected, complete);
-            admin.observed.world_age(admin.cached_age());
-            render(request).await
+            let _reading = admin.insides.reading.lock().await;
+            admin.observe().await;
+            // It may be megabytes, and this thread carries connections.
+            match tokio::task::spawn_blocking(move || render(request)).await {
+                Ok(rendered) => rendered.await,
+                Err(_) => Response::unavailable("the agent is about to stop"),
+            }
         }
     })
 }
@@ -130,6 +189,7 @@ impl Admin {
     fn check(&self) -> Report {
         let mut checks = preflight::run(&self.place.root, &self.bpffs).checks;
         checks.push(kubelet::check(&self.place, self.settings.load().kubelet_port));
+        checks.push(self.local.borrow().check());
         Report::new(checks)
     }
 
@@ -214,6 +274,12 @@ impl Admin {
         rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         rows
     }
+}
+
+/// A parameter of a query, as it was sent.
+fn query<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 fn timestamp(time: SystemTime) -> Timestamp {

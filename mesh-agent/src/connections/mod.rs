@@ -1,25 +1,41 @@
 //! The live table: every connection that this agent carries, who is at its ends, and how much has passed.
 //!
 //! ```text
-//! outbound, inbound ── open(About) ─▶ Open ── fail(reason) | close(outcome) ─▶ metrics, log
-//!                                       └── meter: counted by the relay, read by anyone
+//! outbound, inbound ── open(About) ─▶ Open ── close(outcome) | cut(reason) ─▶ metrics, access log
+//!                │                     └── meter: counted by the relay, read by anyone
+//!                └── refuse(About, reason) ─▶ metrics, access log, log
 //! ```
+//!
+//! Through a tunnel connect(2) succeeds before the destination was asked: a connection that its peer refuses then never began, and is
+//! counted and told of as one that was refused.
+//!
+//! A policy that no longer admits a connection cuts it (`recheck`): its relay is dropped, which resets both ends.
 //!
 //! An `Open` that is dropped takes its row along, whatever happened to its task. Bytes of running connections are moved
 //! into the counters when metrics are asked for, so a long transfer shows while it runs.
 
+mod access;
+mod recheck;
+mod refusals;
 mod told;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
-use mesh_model::{Identity, Reason, ServiceKey, Workload};
+use mesh_model::policy::Verdict;
+use mesh_model::{Identity, Reason, ServiceKey, Topic, Workload};
 use mesh_telemetry::api::{ConnectionPath, ConnectionRow, DestinationEnd, Direction, Security, SourceEnd};
+use tokio::sync::Notify;
 
 use crate::metrics::{Metrics, Pair, PairKey};
-use crate::relay::Meter;
+use crate::relay::{self, Meter, Outcome};
+use crate::sightings::Sightings;
+pub use access::{AccessLog, Ended, Transport};
+pub use recheck::Touched;
+pub use refusals::Refusals;
 use told::Told;
 
 /// One end of a connection.
@@ -57,7 +73,12 @@ pub struct Connections {
     /// Held for an insert, a removal or a copy of the handles.
     live: Mutex<HashMap<u64, Arc<Live>>>,
     metrics: Metrics,
+    access: AccessLog,
     told: Told,
+    /// The same of what Audit policies would have changed.
+    audited: Told,
+    sightings: Sightings,
+    refusals: Refusals,
 }
 
 #[derive(Debug)]
@@ -67,6 +88,14 @@ struct Live {
     meter: Meter,
     pair: Arc<Pair>,
     counted: Counted,
+    /// A policy in mode Audit would have refused it.
+    audited: bool,
+    /// How it ended has been said.
+    is_over: AtomicBool,
+    /// Why it is to end at once; said once.
+    cut: OnceLock<(Reason, String)>,
+    /// Wakes its relay when that is said.
+    wake: Notify,
 }
 
 /// How much of the meter is in the counters already.
@@ -74,6 +103,8 @@ struct Live {
 struct Counted {
     sent: AtomicU64,
     received: AtomicU64,
+    opened: AtomicBool,
+    answered: AtomicBool,
 }
 
 /// A row of the table, removed on drop.
@@ -84,30 +115,66 @@ pub struct Open {
 }
 
 impl Connections {
-    /// An empty table that counts into `metrics`.
-    pub fn new(metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { next: AtomicU64::new(1), live: Mutex::default(), metrics, told: Told::default() })
+    /// An empty table that counts into `metrics` and writes to `access`.
+    pub fn new(metrics: Metrics, access: AccessLog) -> Arc<Self> {
+        Arc::new(Self {
+            next: AtomicU64::new(1),
+            live: Mutex::default(),
+            metrics,
+            access,
+            told: Told::default(),
+            audited: Told::default(),
+            sightings: Sightings::default(),
+            refusals: Refusals::default(),
+        })
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Live>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection.
+    /// Adds a connection that begins now.
     pub fn open(self: &Arc<Self>, about: About) -> Open {
+        self.open_since(about, Instant::now())
+    }
+
+    /// Adds a connection that the application dialled at that time.
+    pub fn open_since(self: &Arc<Self>, about: About, began: Instant) -> Open {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.sightings.saw(&about, 1);
         let pair = self.metrics.pair(&about);
-        pair.opened.inc();
         pair.open.inc();
-        let live = Arc::new(Live { id, about, meter: Meter::default(), pair, counted: Counted::default() });
+        let audited = self.access.was_audited(&about);
+        let waits = about.direction == Direction::Outbound && about.security == Security::Mtls;
+        let live = Arc::new(Live {
+            id,
+            about,
+            meter: Meter::since(began),
+            pair,
+            counted: Counted::default(),
+            audited,
+            is_over: AtomicBool::new(false),
+            cut: OnceLock::new(),
+            wake: Notify::new(),
+        });
+        if !waits {
+            live.count_opened();
+        }
         self.live().insert(id, live.clone());
         Open { table: self.clone(), live }
     }
 
     /// Counts a connection that never began, and logs it unless the log is full of its like.
     pub fn refuse(&self, about: &About, reason: Reason, detail: &dyn std::fmt::Display) {
-        self.count_refused(about, reason);
-        let Some(untold) = self.told.tell(reason) else { return };
+        self.metrics.failed(PairKey::of(about), reason);
+        let untold = self.told.tell(reason);
+        // A handshake that failed is no connection of an application's yet, and anybody can make as many as they like.
+        let is_stranger = about.direction == Direction::Inbound && reason.topic() == Topic::Tls;
+        if untold.is_some() || !is_stranger {
+            self.access.refused(about, reason, detail);
+        }
+        self.refusals.note(about, reason, &detail.to_string());
+        let Some(untold) = untold else { return };
         tracing::info!(
             reason = reason.as_str(),
             untold = (untold > 0).then_some(untold),
@@ -119,9 +186,62 @@ impl Connections {
         );
     }
 
-    /// Counts a connection that never began, whose refusal is logged elsewhere.
+    /// The same of one whose refusal the log has from elsewhere.
     pub fn count_refused(&self, about: &About, reason: Reason) {
         self.metrics.failed(PairKey::of(about), reason);
+        self.access.refused(about, reason, &"");
+        self.refusals.note(about, reason, "");
+    }
+
+    /// The access log.
+    pub fn access(&self) -> &AccessLog {
+        &self.access
+    }
+
+    /// Counts what an Audit policy would have changed, and logs it unless the log is full of its like.
+    pub fn audit(&self, about: &About, would: &Verdict<'_>) {
+        self.metrics.audited(would);
+        self.access.note_audit(about);
+        let reason = would.reason().unwrap_or(Reason::PolicyNotAllowed);
+        let Some(untold) = self.audited.tell(reason) else { return };
+        tracing::info!(
+            untold = (untold > 0).then_some(untold),
+            would = if would.is_allowed() { "admit" } else { "refuse" },
+            source = %about.source.address,
+            source_identity = about.source.identity.as_ref().map(tracing::field::display),
+            destination = %about.destination.address,
+            policy = would.decided_by().map(|(key, _)| tracing::field::display(key)),
+            "policy audit: {would}"
+        );
+    }
+
+    /// Counts a connection that was ended because no policy admits it any more, and says so.
+    pub fn cut_after(&self, about: &About, reason: Reason, detail: &str, ended: &Ended) {
+        self.metrics.pair(about).closed(Some(reason));
+        self.tell_cut(about, reason, detail, ended);
+    }
+
+    fn tell_cut(&self, about: &About, reason: Reason, detail: &str, ended: &Ended) {
+        self.access.cut(about, reason, detail, ended);
+        self.refusals.note_cut(about, reason, detail);
+        tracing::info!(
+            reason = reason.as_str(),
+            source = %about.source.address,
+            destination = %about.destination.address,
+            direction = about.direction.as_str(),
+            detail,
+            "connection closed: no policy admits it any more"
+        );
+    }
+
+    /// Who talked to this node's pods.
+    pub fn sightings(&self) -> &Sightings {
+        &self.sightings
+    }
+
+    /// The last connections that were refused, or cut.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// All rows, oldest first.
@@ -143,15 +263,73 @@ impl Connections {
     }
 }
 
+/// Runs a connection's relay to its end, or until the connection is cut, and takes its row out of the table.
+pub async fn carry(open: Open, relay: impl AsyncFnOnce(&Meter) -> Outcome) {
+    let outcome = tokio::select! {
+        biased;
+        outcome = relay(&open.live.meter) => Some(outcome),
+        () = open.live.wake.notified() => None,
+    };
+    match (outcome, open.live.cut.get()) {
+        (Some(outcome), _) => {
+            let reason = match outcome.end {
+                relay::End::Clean => None,
+                relay::End::Reset { .. } => Some(Reason::Reset),
+                relay::End::Refused { .. } => Some(Reason::PeerRefused),
+                relay::End::Error(reason) => Some(reason),
+            };
+            let gave_up = outcome.end == relay::End::Reset { by: relay::Side::App };
+            match (reason.filter(|_| !gave_up && !open.live.has_begun()), outcome.end) {
+                (Some(reason), relay::End::Refused { status }) => {
+                    open.never_began(reason, &format_args!("the peer's agent answered {status}"));
+                }
+                (Some(reason), _) => open.never_began(reason, &reason.meaning()),
+                (None, _) => open.close(reason),
+            }
+        }
+        (None, Some((reason, detail))) => open.close_cut(*reason, detail),
+        (None, None) => {}
+    }
+}
+
+impl Live {
+    fn cut(&self, reason: Reason, detail: String) {
+        if self.cut.set((reason, detail)).is_ok() {
+            self.wake.notify_one();
+        }
+    }
+}
+
 impl Open {
-    /// Where the relay counts.
-    pub fn meter(&self) -> &Meter {
-        &self.live.meter
+    /// What is known of it.
+    pub fn about(&self) -> &About {
+        &self.live.about
+    }
+
+    /// Ends it at once.
+    pub fn cut(&self, reason: Reason, detail: String) {
+        self.live.cut(reason, detail);
+    }
+
+    /// The peer was asked and did not take it.
+    fn never_began(&self, reason: Reason, detail: &dyn std::fmt::Display) {
+        self.live.is_over.store(true, Ordering::Relaxed);
+        self.table.refuse(&self.live.about, reason, detail);
+    }
+
+    fn close_cut(&self, reason: Reason, detail: &str) {
+        self.live.is_over.store(true, Ordering::Relaxed);
+        self.live.count_opened();
+        self.live.pair.closed(Some(reason));
+        self.table.tell_cut(&self.live.about, reason, detail, &self.live.ended(Some(reason)));
     }
 
     /// It ended. `None`: cleanly.
-    pub fn close(self, reason: Option<Reason>) {
+    fn close(&self, reason: Option<Reason>) {
+        self.live.is_over.store(true, Ordering::Relaxed);
+        self.live.count_opened();
         self.live.pair.closed(reason);
+        self.table.access.ended(&self.live.about, &self.live.ended(reason));
         tracing::debug!(
             id = self.live.id,
             reason = reason.map_or("clean", Reason::as_str),
@@ -163,19 +341,69 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.table.live().remove(&self.live.id);
+        if !self.live.is_over.load(Ordering::Relaxed) {
+            // Nobody is left to carry it.
+            self.live.count_opened();
+            self.live.pair.closed(Some(Reason::Drained));
+            self.table.access.ended(&self.live.about, &self.live.ended(Some(Reason::Drained)));
+        }
         self.live.count_bytes();
-        self.live.pair.open.dec();
+        let Live { meter, pair, .. } = &*self.live;
+        if let Some(round_trip) = meter.round_trip() {
+            pair.round_trip(round_trip);
+        }
+        pair.retransmits.inc_by(meter.retransmits().into());
+        pair.open.dec();
     }
 }
 
 impl Live {
+    /// Whether it was admitted here, or answered by whom it leads to.
+    fn has_begun(&self) -> bool {
+        self.counted.opened.load(Ordering::Relaxed) || self.meter.answered().is_some()
+    }
+
+    fn count_opened(&self) {
+        if !self.counted.opened.swap(true, Ordering::Relaxed) {
+            self.pair.opened.inc();
+        }
+    }
+
     fn count_bytes(&self) {
+        if self.meter.answered().is_some() {
+            self.count_opened();
+        }
         let moved = |total: u64, counted: &AtomicU64| {
             total.saturating_sub(counted.fetch_max(total, Ordering::Relaxed))
         };
         let (sent, received) = self.bytes();
         self.pair.sent.inc_by(moved(sent, &self.counted.sent));
         self.pair.received.inc_by(moved(received, &self.counted.received));
+        // Who dials knows how long it took.
+        if self.about.direction == Direction::Outbound
+            && let Some(took) = self.meter.answered()
+            && !self.counted.answered.swap(true, Ordering::Relaxed)
+        {
+            self.pair.connected_after(took);
+        }
+    }
+
+    fn ended(&self, reason: Option<Reason>) -> Ended {
+        let (bytes_sent, bytes_received) = self.bytes();
+        let dialled_here = self.about.direction == Direction::Outbound;
+        Ended {
+            reason,
+            bytes_sent,
+            bytes_received,
+            duration: Some(self.meter.began().elapsed()),
+            transport: Transport {
+                connect: self.meter.answered().filter(|_| dialled_here),
+                rtt: self.meter.round_trip(),
+                // Read together with the other.
+                retransmits: self.meter.round_trip().map(|_| self.meter.retransmits().into()),
+            },
+            audited: self.audited,
+        }
     }
 
     /// From source to destination, and back. The meter counts from this node's pod.
@@ -189,12 +417,19 @@ impl Live {
     }
 
     fn row(&self) -> ConnectionRow {
-        let About { direction, path, security, source, destination, service } = &self.about;
+        let (sent, received) = self.bytes();
+        row(self.id, &self.about, sent, received)
+    }
+}
+
+/// What `meshctl connections` shows of a connection.
+pub fn row(id: u64, about: &About, bytes_sent: u64, bytes_received: u64) -> ConnectionRow {
+    let About { direction, path, security, source, destination, service } = about;
+    {
         let namespace = |end: &End| end.workload.as_ref().map(|workload| workload.namespace.to_string());
         let name = |end: &End| end.workload.as_ref().map(|workload| workload.name.to_string());
-        let (bytes_sent, bytes_received) = self.bytes();
         ConnectionRow {
-            id: self.id,
+            id,
             direction: *direction,
             path: *path,
             security: *security,

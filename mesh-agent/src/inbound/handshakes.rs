@@ -63,6 +63,11 @@ impl Handshakes {
         Self { per_pod: per_pod.min(per_agent), per_agent, going: Mutex::default() }
     }
 
+    /// How many are going on.
+    pub fn count(&self) -> usize {
+        self.lock().all.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Going> {
         self.going.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use mesh_hbone::{Handler, InboundRequest, ServeError, accept_tls, serve_connection};
@@ -9,8 +10,10 @@ use mesh_identity::tls::peer_identity;
 use mesh_model::{Identity, Reason};
 use tokio::net::TcpStream;
 
+use super::authorize::Refused;
 use super::{Inbound, authorize, delivery_reason};
-use crate::outbound::{Chain, finish};
+use crate::connections::carry;
+use crate::outbound::Chain;
 use crate::pods::Pod;
 use crate::{relay, socket};
 
@@ -21,6 +24,7 @@ impl Inbound {
             self.refuse(&pod, peer, Reason::NoCertificate, &"no valid certificate for this pod");
             return socket::reset(tcp);
         };
+        let began = Instant::now();
         let mut place = self.handshakes.enter(&pod.workload.uid);
         let accepted = tokio::select! {
             biased;
@@ -28,6 +32,7 @@ impl Inbound {
             () = place.evicted() => None,
         };
         drop(place);
+        let took = began.elapsed();
         let stream = match accepted {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return self.refuse(&pod, peer, error.reason(), &Chain(&error)),
@@ -41,6 +46,7 @@ impl Inbound {
             Err(error) => return self.refuse(&pod, peer, error.reason(), &Chain(&error)),
         };
         self.metrics.handshake("server", "ok");
+        self.metrics.handshake_took("server", took);
         let handler = Arc::new(Tunnels { inbound: self.clone(), pod: pod.clone(), peer, identity });
         let client = handler.clone();
         // Tunnels outlive the pod's listeners: a pod that left the mesh keeps what runs.
@@ -93,16 +99,20 @@ impl Inbound {
     async fn tunnel(&self, pod: &Pod, request: InboundRequest, client: SocketAddr, identity: Identity) {
         let target = request.authority();
         let about = self.about(pod, client, target, Some(identity));
-        if let Err(reason) = authorize::destination(pod, target) {
-            self.connections.refuse(&about, reason, &"not a port of an application of this pod");
+        if let Err(Refused { reason, detail }) = authorize::destination(pod, target) {
+            self.connections.refuse(&about, reason, &detail);
             return request.refuse(400);
+        }
+        if let Err(Refused { reason, detail }) = self.admit(pod, &about) {
+            self.connections.refuse(&about, reason, &detail);
+            return request.refuse(403);
         }
         match socket::deliver(&pod.netns, &self.maps, target, client).await {
             Ok((app, _claim)) => {
                 let tunnel = request.accept();
                 let open = self.connections.open(about);
-                let outcome = relay::relay(app, tunnel, open.meter()).await;
-                finish(open, outcome);
+                self.look_again(pod, &open);
+                carry(open, async |meter| relay::relay(app, tunnel, meter).await).await;
             }
             Err(error) => {
                 self.connections.refuse(&about, delivery_reason(&error), &error);

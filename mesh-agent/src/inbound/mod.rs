@@ -22,14 +22,15 @@ use mesh_identity::Keyring;
 use mesh_model::{Identity, Reason, World};
 use mesh_telemetry::api::{ConnectionPath, Direction, Security};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
-use crate::connections::{About, Connections, End};
+use crate::connections::{About, Connections, End, Open, carry};
 use crate::kernel::maps::Maps;
 use crate::metrics::Metrics;
-use crate::outbound::finish;
-use crate::pods::Pod;
-use crate::{relay, socket};
+use crate::pods::{Local, Pod};
+use crate::{direct, relay, socket};
 
+use authorize::Refused;
 pub use handshakes::Handshakes;
 
 /// The inbound half of the data path.
@@ -48,6 +49,8 @@ pub struct Inbound {
     pub config: mesh_hbone::ServerConfig,
     /// TLS handshakes in progress.
     pub handshakes: Handshakes,
+    /// This node's captured pods.
+    pub local: watch::Receiver<Arc<Local>>,
 }
 
 impl Inbound {
@@ -55,21 +58,40 @@ impl Inbound {
     pub async fn plaintext(self: Arc<Self>, pod: Arc<Pod>, peer: TcpStream, client: SocketAddr) {
         let Ok(target) = peer.local_addr() else { return socket::reset(peer) };
         let target = SocketAddr::new(target.ip().to_canonical(), target.port());
-        let about = self.about(&pod, client, target, None);
-        if let Err(reason) = authorize::destination(&pod, target) {
-            self.connections.refuse(&about, reason, &"not a port of an application of this pod");
+        let mut about = self.about(&pod, client, target, None);
+        self.vouch(&mut about);
+        let admitted = authorize::destination(&pod, target).and_then(|()| self.admit(&pod, &about));
+        if let Err(Refused { reason, detail }) = admitted {
+            self.connections.refuse(&about, reason, &detail);
             return socket::reset(peer);
         }
         match socket::deliver(&pod.netns, &self.maps, target, client).await {
             Ok((app, _claim)) => {
                 let open = self.connections.open(about);
-                let outcome = relay::relay_plain(app, peer, open.meter()).await;
-                finish(open, outcome);
+                self.look_again(&pod, &open);
+                carry(open, async |meter| relay::relay_plain(app, peer, meter).await).await;
             }
             Err(error) => {
                 self.connections.refuse(&about, delivery_reason(&error), &error);
                 socket::reset(peer);
             }
+        }
+    }
+
+    /// A client of this node that was sent directly, and whom the tables did not settle when it arrived, is who it is all the
+    /// same.
+    fn vouch(&self, about: &mut About) {
+        let (client, target) = (about.source.address, about.destination.address);
+        if let Some(cookie) = self.maps.direct().source_of(client, target) {
+            about.source = direct::source(&self.world.load(), &self.local.borrow(), cookie, client);
+            (about.path, about.security) = (ConnectionPath::Direct, Security::Kernel);
+        }
+    }
+
+    /// A policy may have changed between the first look at it and its row in the table.
+    fn look_again(&self, pod: &Pod, open: &Open) {
+        if let Err(Refused { reason, detail }) = self.is_still_admitted(pod, open.about()) {
+            open.cut(reason, detail);
         }
     }
 

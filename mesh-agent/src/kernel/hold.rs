@@ -52,13 +52,14 @@ impl Kernel {
     pub fn let_go(&mut self) -> io::Result<()> {
         self.hooks.clear();
         self.lookups.clear();
+        self.guards.clear();
         self.cgroup = None;
         clear(&self.pins).map(drop)
     }
 }
 
 pub(super) fn make_directories(pins: &Path) -> Result<(), KernelError> {
-    for directory in [paths::MAPS, paths::LINKS, paths::PODS] {
+    for directory in [paths::MAPS, paths::LINKS, paths::PODS, paths::GUARDS] {
         let path = pins.join(directory);
         fs::create_dir_all(&path).map_err(|source| KernelError::Pins { path, source })?;
     }
@@ -74,6 +75,8 @@ pub(super) fn descriptors(ebpf: &Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, K
         | Map::LpmTrie(data)
         | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
+        | Map::PerCpuHashMap(data)
+        | Map::RingBuf(data)
         | Map::SkStorage(data)
         | Map::SockHash(data)) = map
         else {

@@ -51,11 +51,13 @@ pub(super) struct LinkInfo {
 }
 
 impl LinkInfo {
-    /// Whether it is attached to anything. Of a namespace's link the second word is its attach type, which stays.
+    /// Whether it is attached to anything. Of a namespace's or a device's link the second word is its attach type, which stays.
     pub(super) fn is_attached(&self) -> bool {
         const NETNS: u32 = 5;
+        const TCX: u32 = 11;
         match self.kind {
-            NETNS => self.target[0] != 0,
+            // A device's index, and the attach type.
+            NETNS | TCX => self.target[0] != 0,
             _ => self.target != [0, 0],
         }
     }

@@ -13,13 +13,19 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::{
-    Addr, AddrEntry, CgroupEntry, Counter, Endpoint16, ListenerKey, NoteKey, PodEntry, Refusal, ServiceKey16,
-    ServiceState, Settings, SockNote, maps,
+    Addr, AddrEntry, CgroupEntry, Counter, GuardedDevice, ListenerKey, NoteKey, Original, PodEntry, Refusal,
+    Settings, SockNote, maps,
 };
 use tokio::net::TcpStream;
 
 use super::KernelError;
 use super::exclusions::{Exclusions, Net};
+
+mod direct;
+mod tables;
+
+pub use direct::{DirectConnection, DirectMaps, Flow, ended, event};
+pub use tables::{Handles, LeftBehind, Tables};
 
 /// All maps that the agent touches.
 pub struct Maps {
@@ -28,9 +34,8 @@ pub struct Maps {
     pods: Mutex<HashMap<MapData, u64, PodEntry>>,
     cgroups: Mutex<HashMap<MapData, u64, CgroupEntry>>,
     addrs: Mutex<HashMap<MapData, Addr, AddrEntry>>,
-    services: Mutex<HashMap<MapData, ServiceKey16, ServiceState>>,
     listeners: Mutex<SockHash<MapData, ListenerKey>>,
-    originals: HashMap<MapData, NoteKey, Endpoint16>,
+    originals: HashMap<MapData, NoteKey, Original>,
     /// Read without a lock; a second handle on the same map is written under one.
     notes: Mutex<SkStorage<MapData, SockNote>>,
     refused: PerCpuArray<MapData, u64>,
@@ -38,8 +43,29 @@ pub struct Maps {
     kubelet: Mutex<HashMap<MapData, u64, u32>>,
     excluded_nets: Mutex<LpmTrie<MapData, Addr, u32>>,
     excluded_ports: Mutex<HashMap<MapData, u32, u32>>,
+    /// Who may talk to whom, and among which endpoints is chosen.
+    tables: Tables,
+    /// What no agent carries.
+    direct: DirectMaps,
+    devices: Mutex<HashMap<MapData, u32, GuardedDevice>>,
     /// What `settings` was last set to.
     wanted: Mutex<Option<Settings>>,
+}
+
+/// What a captured client dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialled {
+    /// As it wrote it.
+    pub address: SocketAddr,
+    /// The endpoint that the hook chose for it; `None`: the agent chooses.
+    pub target: Option<SocketAddr>,
+}
+
+impl Dialled {
+    fn new(dialled: (Addr, u32), target: (Addr, u32)) -> Self {
+        let target = (!target.0.is_none()).then(|| socket_addr(target.0, target.1));
+        Self { address: socket_addr(dialled.0, dialled.1), target }
+    }
 }
 
 /// Why a map could not be read or written.
@@ -53,6 +79,16 @@ pub struct MapFailure {
 }
 
 impl MapFailure {
+    /// As the kernel says it.
+    #[cfg(test)]
+    pub fn full(map: &'static str) -> Self {
+        let io_error = std::io::Error::from_raw_os_error(libc::E2BIG);
+        failed(map, "write a row of")(MapError::SyscallError(aya::sys::SyscallError {
+            call: "test",
+            io_error,
+        }))
+    }
+
     /// Whether the map has no room for another entry.
     pub fn is_full(&self) -> bool {
         // Tries say ENOSPC.
@@ -77,7 +113,8 @@ pub fn addr(ip: IpAddr) -> Addr {
     }
 }
 
-fn socket_addr(addr: Addr, port: u32) -> SocketAddr {
+/// An address and port of the hooks'.
+pub fn socket_addr(addr: Addr, port: u32) -> SocketAddr {
     SocketAddr::new(IpAddr::from(addr.octets()).to_canonical(), port as u16)
 }
 
@@ -102,7 +139,6 @@ impl Maps {
             pods: Mutex::new(take(ebpf, maps::PODS)?),
             cgroups: Mutex::new(take(ebpf, maps::CGROUPS)?),
             addrs: Mutex::new(take(ebpf, maps::ADDRS)?),
-            services: Mutex::new(take(ebpf, maps::SERVICES)?),
             listeners: Mutex::new(take(ebpf, maps::LISTENERS)?),
             originals: take(ebpf, maps::ORIGINALS)?,
             notes: Mutex::new(take(ebpf, maps::NOTES)?),
@@ -111,6 +147,9 @@ impl Maps {
             kubelet: Mutex::new(take(ebpf, maps::KUBELET)?),
             excluded_nets: Mutex::new(take(ebpf, maps::EXCLUDED_NETS)?),
             excluded_ports: Mutex::new(take(ebpf, maps::EXCLUDED_PORTS)?),
+            tables: Tables::take(ebpf)?,
+            direct: DirectMaps::take(ebpf)?,
+            devices: Mutex::new(take(ebpf, maps::DEVICES)?),
             wanted: Mutex::default(),
         })
     }
@@ -319,22 +358,35 @@ impl Maps {
         Ok(gone.len())
     }
 
-    /// Sets or removes a Service's row.
-    pub fn set_service(&self, key: ServiceKey16, state: Option<ServiceState>) -> Result<(), MapFailure> {
-        let mut services = lock(&self.services);
-        match state {
-            Some(state) => {
-                services.insert(key, state, 0).map_err(failed(maps::SERVICES, "record a service in"))
-            }
-            None => {
-                ignore_missing(services.remove(&key)).map_err(failed(maps::SERVICES, "remove a service from"))
-            }
-        }
+    /// Who may talk to whom, as the hooks look it up.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
     }
 
-    /// Every Service row.
-    pub fn service_keys(&self) -> Vec<ServiceKey16> {
-        lock(&self.services).keys().flatten().collect()
+    /// Connections that no agent carries.
+    pub fn direct(&self) -> &DirectMaps {
+        &self.direct
+    }
+
+    /// Says whose a device of the host's is.
+    pub fn set_device(&self, index: u32, device: GuardedDevice) -> Result<(), MapFailure> {
+        lock(&self.devices).insert(index, device, 0).map_err(failed(maps::DEVICES, "record a device in"))
+    }
+
+    /// Forgets a device.
+    pub fn remove_device(&self, index: u32) -> Result<(), MapFailure> {
+        ignore_missing(lock(&self.devices).remove(&index))
+            .map_err(failed(maps::DEVICES, "remove a device from"))
+    }
+
+    /// Whose a device was recorded as.
+    pub fn device(&self, index: u32) -> Option<GuardedDevice> {
+        lock(&self.devices).get(&index, 0).ok()
+    }
+
+    /// Every device that is recorded.
+    pub fn devices(&self) -> Vec<u32> {
+        lock(&self.devices).keys().flatten().collect()
     }
 
     /// Makes a listening socket the target of a pod's connections. The kernel removes it when the socket closes.
@@ -350,27 +402,29 @@ impl Maps {
         keys.into_iter().map(|key| (socket_addr(key.addr, 0).ip(), key.port)).collect()
     }
 
-    /// What a captured client dialled: from the accepted socket's own note, else from the client's.
+    /// What a captured client dialled, and the endpoint that the hook chose, if it did: from the accepted socket's own note,
+    /// else from the client's.
     pub fn original_destination(
         &self,
         accepted: &TcpStream,
         client: SocketAddr,
         netns_cookie: u64,
-    ) -> Option<SocketAddr> {
+    ) -> Option<Dialled> {
         let note = lock(&self.notes).get(accepted, 0);
         if let Ok(note) = note
             && note.kind == SockNote::ORIGINAL
         {
-            return Some(socket_addr(note.addr, note.port));
+            return Some(Dialled::new((note.addr, note.port), (note.target, note.target_port)));
         }
         let capture_port = accepted.local_addr().ok()?.port().into();
         let key = NoteKey { netns_cookie, addr: addr(client.ip()), port: client.port().into(), capture_port };
-        self.originals.get(&key, 0).ok().map(|original| socket_addr(original.addr, original.port))
+        let original = self.originals.get(&key, 0).ok()?;
+        Some(Dialled::new((original.addr, original.port), (original.target, original.target_port)))
     }
 
     /// Says on whose behalf a socket of the agent's is about to connect.
     pub fn note_delivery(&self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), MapFailure> {
-        let note = SockNote { addr: addr(client.ip()), port: client.port().into(), kind: SockNote::DELIVERS };
+        let note = SockNote::of(SockNote::DELIVERS, addr(client.ip()), client.port().into());
         lock(&self.notes).insert(socket, note, 0).map_err(failed(maps::NOTES, "note a delivery in"))
     }
 

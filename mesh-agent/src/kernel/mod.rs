@@ -13,6 +13,7 @@ pub mod lower;
 pub mod maps;
 pub mod preflight;
 
+mod guard;
 mod hold;
 mod links;
 mod verify;
@@ -137,6 +138,8 @@ pub struct Kernel {
     hooks: HashMap<&'static str, OwnedFd>,
     /// The pods' `sk_lookup` links, by the cookies of their namespaces.
     lookups: HashMap<u64, OwnedFd>,
+    /// The guards' links, by index of the host's device.
+    guards: HashMap<u32, OwnedFd>,
     /// The maps, held beside their pins.
     maps: Vec<(&'static str, OwnedFd)>,
 }
@@ -179,9 +182,16 @@ impl Kernel {
         if found != 0 && found != Settings::ABI {
             return Err(KernelError::Abi { found, ours: Settings::ABI });
         }
-        let mut kernel =
-            Self { ebpf, pins, cgroup: None, hooks: HashMap::new(), lookups: HashMap::new(), maps: held };
-        for name in CGROUP_PROGRAMS.into_iter().chain([programs::SK_LOOKUP]) {
+        let mut kernel = Self {
+            ebpf,
+            pins,
+            cgroup: None,
+            hooks: HashMap::new(),
+            lookups: HashMap::new(),
+            guards: HashMap::new(),
+            maps: held,
+        };
+        for name in CGROUP_PROGRAMS.into_iter().chain([programs::SK_LOOKUP, programs::GUARD]) {
             kernel.load_program(name)?;
         }
         Ok((kernel, maps))
@@ -197,6 +207,7 @@ impl Kernel {
             Program::CgroupSockAddr(program) => program.load().map_err(refused),
             Program::SockOps(program) => program.load().map_err(refused),
             Program::SkLookup(program) => program.load().map_err(refused),
+            Program::SchedClassifier(program) => program.load().map_err(refused),
             _ => Err(KernelError::Missing(name)),
         }
     }
@@ -241,6 +252,11 @@ impl Kernel {
         links::remove(&self.pod_pin(cookie))
     }
 
+    /// Whether a namespace has a pinned `sk_lookup`.
+    pub fn is_attached(&self, cookie: u64) -> bool {
+        self.pod_pin(cookie).exists()
+    }
+
     /// Cookies of all namespaces with a pinned `sk_lookup`.
     pub fn attached_pods(&self) -> Vec<u64> {
         let Ok(entries) = fs::read_dir(self.pins.join(paths::PODS)) else { return Vec::new() };
@@ -273,7 +289,7 @@ pub fn reset(bpffs: &Path) -> io::Result<bool> {
 
 fn clear(root: &Path) -> io::Result<bool> {
     // Hooks first, so that none runs over maps that are going.
-    for directory in [paths::LINKS, paths::PODS, paths::MAPS] {
+    for directory in [paths::LINKS, paths::PODS, paths::GUARDS, paths::MAPS] {
         let path = root.join(directory);
         if path.exists() {
             if directory != paths::MAPS {

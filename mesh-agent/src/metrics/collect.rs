@@ -63,32 +63,37 @@ impl Observed {
     /// Registers everything under its name.
     pub fn register(registry: &mut Registry) -> Self {
         let observed = Self::default();
-        registry.register(
+        registry.register_by(
+            &["reason"],
             "kernel_refused",
             "Connections that the kernel refused, by why, since the maps were made",
             observed.refused.clone(),
         );
-        registry.register(
+        registry.register_by(
+            &["event"],
             "kernel_events",
             "What the hooks did: redirected, steered, delivered, since the maps were made",
             observed.events.clone(),
         );
-        registry.register(
+        registry.register_by(
+            &["identity"],
             "certificate_expiry_timestamp_seconds",
-            "When a certificate of this node ends, in seconds since the epoch",
+            "When a certificate of this node ends or has ended, in seconds since the epoch",
             observed.expiry.clone(),
         );
-        registry.register(
+        registry.register_by(
+            &["result"],
             "certificate_requests",
             "Certificates asked for, by what came of it: signed or failed",
             observed.requests.clone(),
         );
-        registry.register(
+        registry.register_by(
+            &["fingerprint"],
             "root_expiry_timestamp_seconds",
             "When a trusted root ends, in seconds since the epoch",
             observed.root_expiry.clone(),
         );
-        registry.register("pods", "Pods of this node, by state", observed.pods.clone());
+        registry.register_by(&["state"], "pods", "Pods of this node, by state", observed.pods.clone());
         registry.register(
             "controller_connected",
             "Whether there is a stream to the controller: 1 or 0",
@@ -112,7 +117,7 @@ impl Observed {
         self.world_age.set(seconds.map_or(0, |seconds| i64::try_from(seconds).unwrap_or(i64::MAX)));
     }
 
-    /// Reads everything anew.
+    /// Reads everything anew. One reader at a time ([`Insides::reading`](super::Insides::reading)): series are gone while it does.
     pub fn refresh(&self, maps: &Maps, keyring: &Keyring, pods: &[PodRow], connected: bool, complete: bool) {
         // Two refusals of the kernel may share a word.
         let mut refused: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -126,11 +131,11 @@ impl Observed {
             self.events.get_or_create(&EventLabel { event }).inner().store(count, Ordering::Relaxed);
         }
         self.expiry.clear();
-        for status in keyring.status() {
-            let Some(entry) = keyring.certificate(&status.identity) else { continue };
-            let ends = entry.certificate().not_after().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // One that has ended stays: that is what there is an alert for.
+        for (identity, ends) in keyring.expiries() {
+            let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default();
             self.expiry
-                .get_or_create(&IdentityLabel { identity: status.identity.to_string() })
+                .get_or_create(&IdentityLabel { identity: identity.to_string() })
                 .set(ends.as_secs_f64());
         }
         let attempts = keyring.attempts();

@@ -48,7 +48,8 @@ impl EarlierSockets {
     /// Registers the counters, all of them from the start: zero is news too.
     pub fn register(registry: &mut Registry) -> Self {
         let earlier = Self::default();
-        registry.register(
+        registry.register_by(
+            &["outcome"],
             "pre_capture_sockets",
             "Connections into the mesh that pods opened before they were captured, by what became of them at capture",
             earlier.counts.clone(),

@@ -44,7 +44,8 @@ impl Repairs {
     /// Registers the counters, all of them from the start: zero is news too.
     pub fn register(registry: &mut Registry) -> Self {
         let repairs = Self::default();
-        registry.register(
+        registry.register_by(
+            &["what"],
             "repairs",
             "What was found missing or changed in the kernel and put back, by what it was",
             repairs.0.clone(),

@@ -26,10 +26,22 @@ const HEADER: usize = 16;
 const ID: usize = 48;
 /// Family, state, timer and retransmissions before the id in `struct inet_diag_msg`.
 const BEFORE_ID: usize = 4;
+/// Expiry, queues, owner and inode after it.
+const AFTER_ID: usize = 20;
+/// The attribute with `struct tcp_info`, and how it is asked for.
+const INET_DIAG_INFO: u16 = 2;
+const INFO: u8 = 1 << (INET_DIAG_INFO - 1);
+/// In `struct tcp_info`.
+const BYTES_ACKED: usize = 120;
+const BYTES_RECEIVED: usize = 128;
 /// States of linux/tcp_states.h, by number.
+const FIN_WAIT2: u8 = 5;
 const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
 /// A connection that arrives and is not yet a socket.
 const NEW_SYN_RECV: u8 = 12;
 /// States that are of interest: in which bytes may still go out, and listening.
@@ -39,6 +51,19 @@ const STATES: u32 = 0x1fff & !(1 | 1 << TIME_WAIT | 1 << CLOSE | 1 << NEW_SYN_RE
 #[derive(Debug)]
 pub struct Diag {
     socket: OwnedFd,
+}
+
+/// What a connection has moved so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountedSocket {
+    /// Its own end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Bytes that the other end has acknowledged.
+    pub sent: u64,
+    /// Bytes that have come.
+    pub received: u64,
 }
 
 /// A TCP socket that listens, or whose connection is not over.
@@ -80,13 +105,28 @@ impl Diag {
 
     /// Every socket that listens or is connected, or about to be, of both families.
     pub fn sockets(&self) -> io::Result<Vec<TcpSocket>> {
+        self.dump(0, STATES, read_socket)
+    }
+
+    /// Every connection, with what it has moved.
+    pub fn counted(&self) -> io::Result<Vec<CountedSocket>> {
+        self.dump(INFO, STATES, read_counted)
+    }
+
+    /// Ports and inodes of the sockets that listen. The kernel looks at no others, however many connections there are.
+    pub fn listeners(&self) -> io::Result<Vec<(u16, u64)>> {
+        self.dump(0, 1 << LISTEN, read_listener)
+    }
+
+    /// `extension`: beside what every socket has.
+    fn dump<T>(&self, extension: u8, states: u32, read: fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
         let mut found = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
             let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-            self.send(&request(SOCK_DIAG_BY_FAMILY, flags, family, &[0; ID]))?;
+            self.send(&request(SOCK_DIAG_BY_FAMILY, flags, family, extension, states, &[0; ID]))?;
             let mut room = vec![0; 32 << 10];
             // The kernel fills one datagram a call: nothing is waited for.
-            while !read_dump(self.receive(&mut room)?, &mut found)? {}
+            while !read_dump(self.receive(&mut room)?, &mut found, read)? {}
         }
         Ok(found)
     }
@@ -94,12 +134,22 @@ impl Diag {
     /// Ends a connection from both ends. `NotFound`: it has ended by itself.
     pub fn destroy(&self, socket: &TcpSocket) -> io::Result<()> {
         let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-        self.send(&request(SOCK_DESTROY, flags, socket.family, &socket.id))?;
+        self.send(&request(SOCK_DESTROY, flags, socket.family, 0, STATES, &socket.id))?;
         let mut room = [0; 1024];
         let answer = self.receive(&mut room)?;
         match messages(answer).next() {
             Some((kind, body)) if i32::from(kind) == libc::NLMSG_ERROR => result(body),
             _ => Err(io::Error::other("an answer that is no acknowledgement")),
+        }
+    }
+
+    /// Whether this kernel can end connections at all: it is asked to end one that cannot be.
+    pub fn can_destroy(&self) -> io::Result<()> {
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let family = libc::AF_INET as u8;
+        match self.destroy(&TcpSocket { id: [0; ID], family, state: CLOSE, local: nobody, remote: nobody }) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -115,16 +165,16 @@ impl Diag {
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
-fn request(kind: u16, flags: u16, family: u8, id: &[u8; ID]) -> Vec<u8> {
+fn request(kind: u16, flags: u16, family: u8, extension: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + 8 + ID);
     bytes.extend(((HEADER + 8 + ID) as u32).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
     // Sequence number and sender: one request at a time.
     bytes.extend([0; 8]);
-    // No extensions, and padding.
-    bytes.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
-    bytes.extend(STATES.to_ne_bytes());
+    // And padding.
+    bytes.extend([family, libc::IPPROTO_TCP as u8, extension, 0]);
+    bytes.extend(states.to_ne_bytes());
     bytes.extend(id);
     bytes
 }
@@ -149,15 +199,50 @@ fn result(body: &[u8]) -> io::Result<()> {
 }
 
 /// Takes a datagram of a dump. Whether it was the last.
-fn read_dump(datagram: &[u8], found: &mut Vec<TcpSocket>) -> io::Result<bool> {
+fn read_dump<T>(datagram: &[u8], found: &mut Vec<T>, read: fn(&[u8]) -> Option<T>) -> io::Result<bool> {
     for (kind, body) in messages(datagram) {
         match i32::from(kind) {
             libc::NLMSG_DONE | libc::NLMSG_ERROR => return result(body).map(|()| true),
-            _ => found.extend(read_socket(body)),
+            _ => found.extend(read(body)),
         }
     }
     // An empty datagram would be asked for again for ever.
     if datagram.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(false) }
+}
+
+/// The same with `struct tcp_info`, of which two fields are read.
+fn read_counted(body: &[u8]) -> Option<CountedSocket> {
+    let TcpSocket { local, remote, state, .. } = read_socket(body)?;
+    let mut attributes = body.get(BEFORE_ID + ID + AFTER_ID..)?;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(attributes.get(2..4)?.try_into().ok()?);
+        let payload = attributes.get(4..length)?;
+        if kind == INET_DIAG_INFO {
+            let number = |at: usize| Some(u64::from_ne_bytes(payload.get(at..at + 8)?.try_into().ok()?));
+            // The SYN and each FIN count as a byte.
+            let (ours, theirs) = match state {
+                FIN_WAIT2 => (1, 0),
+                CLOSE_WAIT | LAST_ACK | CLOSING => (0, 1),
+                _ => (0, 0),
+            };
+            return (state != LISTEN).then_some(CountedSocket {
+                local,
+                remote,
+                sent: number(BYTES_ACKED)?.saturating_sub(1 + ours),
+                received: number(BYTES_RECEIVED)?.saturating_sub(theirs),
+            });
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+/// The inode is what `struct inet_diag_msg` ends with.
+fn read_listener(body: &[u8]) -> Option<(u16, u64)> {
+    let socket = read_socket(body)?;
+    let at = BEFORE_ID + ID + AFTER_ID - 4;
+    let inode = u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?);
+    socket.listens().then_some((socket.local.port(), inode.into()))
 }
 
 /// `struct inet_diag_msg`.

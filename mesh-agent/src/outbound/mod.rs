@@ -14,17 +14,19 @@ mod dial;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use mesh_hbone::{ConnectRequest, Pool};
 use mesh_identity::Keyring;
-use mesh_model::route::{Balancer, Client, Hop, Route, route};
+use mesh_model::policy::Peer;
+use mesh_model::route::{Balancer, Client, Hop, Route, route, route_to};
 use mesh_model::{Reason, Uid, Workload, World};
 use mesh_telemetry::api::{ConnectionPath, Direction, Security};
 use tokio::net::TcpStream;
 
-use crate::connections::{About, Connections, End, Open};
-use crate::kernel::maps::Maps;
+use crate::connections::{About, Connections, End, carry};
+use crate::kernel::maps::{Dialled, Maps};
 use crate::metrics::Metrics;
 use crate::pods::Pod;
 use crate::{pace, relay, socket};
@@ -77,6 +79,7 @@ pub struct Outbound {
 impl Outbound {
     /// Carries one connection from accept to end.
     pub async fn handle(self: Arc<Self>, pod: Arc<Pod>, app: TcpStream, client: SocketAddr) {
+        let began = Instant::now();
         // A client that speaks first does so now, and its words go out with the CONNECT.
         pace::breath().await;
         let Some(dialled) = self.maps.original_destination(&app, client, pod.netns.cookie()) else {
@@ -84,11 +87,15 @@ impl Outbound {
             self.connections.refuse(&about, Reason::NoOriginalDst, &"no note of what was dialled");
             return socket::reset(app);
         };
-        let who = Client { address: client.ip() };
-        let decision = route(&self.world.load(), who, dialled, &*self.balancer);
+        let Dialled { address: dialled, target } = dialled;
+        let world = self.world.load_full();
+        let decision = match target {
+            Some(target) => route_to(&world, dialled, target),
+            None => route(&world, Client { address: client.ip() }, dialled, &*self.balancer),
+        };
         match decision {
-            Route::Tunnel(hop) => self.tunnel(pod, app, client, hop).await,
-            Route::Passthrough(hop) => self.passthrough(pod, app, client, hop).await,
+            Route::Tunnel(hop) => self.tunnel(pod, app, client, hop, began).await,
+            Route::Passthrough(hop) => self.passthrough(pod, app, client, hop, began).await,
             Route::Refuse(reason) => {
                 let about = about(&pod, client, dialled, None, Security::Plaintext);
                 self.connections.refuse(&about, reason, &format_args!("dialled {dialled}"));
@@ -102,14 +109,18 @@ impl Outbound {
         self.connections.count_refused(&about(pod, client, client, None, Security::Plaintext), reason);
     }
 
-    async fn tunnel(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop) {
+    async fn tunnel(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop, began: Instant) {
         let about = about(&pod, client, hop.target, Some(&hop), Security::Mtls);
         let Some(peer) = &hop.workload else {
             self.connections.refuse(&about, Reason::PeerRefused, &"a tunnel leads to no workload");
             return socket::reset(app);
         };
         if peer.uid == pod.workload.uid {
-            return self.to_itself(pod, app, client, hop).await;
+            return self.to_itself(pod, app, client, hop, began).await;
+        }
+        if let Err((reason, detail)) = self.is_admitted(&pod, peer, &about) {
+            self.connections.refuse(&about, reason, &detail);
+            return socket::reset(app);
         }
         let key = PoolKey {
             source: pod.workload.uid.clone(),
@@ -121,6 +132,7 @@ impl Outbound {
             agent: SocketAddr::new(hop.target.ip(), mesh_hbone::PORT),
             expected: &peer.identity,
             keyring: &self.keyring,
+            metrics: &self.metrics,
             dialled: AtomicBool::new(false),
         };
         let request = ConnectRequest {
@@ -136,9 +148,8 @@ impl Outbound {
         }
         match opened {
             Ok(tunnel) => {
-                let open = self.connections.open(about);
-                let outcome = relay::relay(app, tunnel, open.meter()).await;
-                finish(open, outcome);
+                let open = self.connections.open_since(about, began);
+                carry(open, async |meter| relay::relay(app, tunnel, meter).await).await;
             }
             Err(error) => {
                 self.connections.refuse(&about, error.reason(), &Chain(&error));
@@ -147,8 +158,17 @@ impl Outbound {
         }
     }
 
+    /// What this node knows of policies is said here, before the peer is asked. The peer's agent judges all the same.
+    fn is_admitted(&self, pod: &Pod, peer: &Workload, about: &About) -> Result<(), (Reason, String)> {
+        let world = self.world.load();
+        let source =
+            Peer { identity: Some(pod.identity()), address: about.source.address.ip().to_canonical() };
+        let verdict = world.judge(peer, source, about.destination.address.port()).verdict;
+        verdict.reason().map_or(Ok(()), |reason| Err((reason, verdict.to_string())))
+    }
+
     /// A pod that dials its own Service needs no tunnel: the agent delivers.
-    async fn to_itself(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop) {
+    async fn to_itself(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop, began: Instant) {
         let mut about = about(&pod, client, hop.target, Some(&hop), Security::Kernel);
         about.path = ConnectionPath::Direct;
         let delivered = socket::deliver(&pod.netns, &self.maps, hop.target, client).await;
@@ -156,23 +176,22 @@ impl Outbound {
             Ok((stream, claim)) => (Ok(stream), Some(claim)),
             Err(error) => (Err(error), None),
         };
-        self.carry(about, app, delivered).await;
+        self.carry(about, app, delivered, began).await;
     }
 
-    async fn passthrough(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop) {
+    async fn passthrough(&self, pod: Arc<Pod>, app: TcpStream, client: SocketAddr, hop: Hop, began: Instant) {
         let mut about = about(&pod, client, hop.target, Some(&hop), Security::Plaintext);
         about.path =
             if hop.workload.is_some() { ConnectionPath::Plaintext } else { ConnectionPath::Passthrough };
         let connected = socket::connect(&pod.netns, pod.address_like(hop.target.ip()), hop.target).await;
-        self.carry(about, app, connected).await;
+        self.carry(about, app, connected, began).await;
     }
 
-    async fn carry(&self, about: About, app: TcpStream, far: std::io::Result<TcpStream>) {
+    async fn carry(&self, about: About, app: TcpStream, far: std::io::Result<TcpStream>, began: Instant) {
         match far {
             Ok(far) => {
-                let open = self.connections.open(about);
-                let outcome = relay::relay_plain(app, far, open.meter()).await;
-                finish(open, outcome);
+                let open = self.connections.open_since(about, began);
+                carry(open, async |meter| relay::relay_plain(app, far, meter).await).await;
             }
             Err(error) => {
                 self.connections.refuse(&about, socket::connect_reason(&error), &error);
@@ -180,15 +199,6 @@ impl Outbound {
             }
         }
     }
-}
-
-/// Takes a row out of the table, with how its relay ended.
-pub(crate) fn finish(open: Open, outcome: relay::Outcome) {
-    open.close(match outcome.end {
-        relay::End::Clean => None,
-        relay::End::Reset { .. } => Some(Reason::Reset),
-        relay::End::Error(reason) => Some(reason),
-    });
 }
 
 fn about(pod: &Pod, client: SocketAddr, target: SocketAddr, hop: Option<&Hop>, security: Security) -> About {

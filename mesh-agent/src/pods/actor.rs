@@ -1,6 +1,7 @@
 //! The actor that drives every pod of the node (see the module above).
 
 mod leaving;
+mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,18 +15,21 @@ use mesh_model::{Uid, Workload, World};
 use mesh_telemetry::api::PodRow;
 use mesh_telemetry::readiness::Condition;
 use mesh_xds::client::Client;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 
 use super::enroll::Entry;
 use super::find;
+use super::guards::Guards;
 use super::ledger::{Ledger, Lost};
 use super::listeners;
+use super::local::{Local, Unguarded};
 use super::on_node::{Node as _, OnNode};
 use super::watch::{self, Seen, Watch};
 use crate::capture::Acceptor;
 use crate::kernel::maps::{Maps, cgroup_id};
 use crate::kernel::{Kernel, MapFailure};
 use crate::metrics::{EarlierSockets, Repaired, Repairs};
+use crate::netns::Netns;
 use crate::settings::{self, LeftMark};
 
 /// How often the hooks are looked at: while one is detached, captured pods connect as if there were no mesh.
@@ -61,6 +65,12 @@ pub struct PodsConfig {
     pub world: Arc<ArcSwap<World>>,
     /// Connections from before a pod's capture.
     pub earlier: EarlierSockets,
+    /// The host's network namespace, where the pods' devices have their other ends.
+    pub host: Arc<Netns>,
+    /// What else stands in the way of direct connections, for as long as the node runs.
+    pub obstacle: Option<Unguarded>,
+    /// Hears which pods are captured here, and whether all are guarded.
+    pub local: watch_channel::Sender<Arc<Local>>,
 }
 
 enum Input {
@@ -161,10 +171,12 @@ pub fn spawn(
         settings: config.settings.clone(),
         earlier: config.earlier.clone(),
         wanted: HashMap::new(),
+        guards: Guards::new(config.host.clone()),
         handle: handle.clone(),
         tasks: tokio::runtime::Handle::current(),
         told: false,
         leaving: false,
+        left: false,
     };
     // A runtime of its own, for its timers: the process may end while the actor is at work.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -219,6 +231,7 @@ impl Actor {
                 _ = verify.tick() => self.verify(),
             }
             self.let_go_if_done();
+            self.publish_local();
         }
     }
 
@@ -372,6 +385,14 @@ impl Actor {
         }
         self.node.verify_hooks(self.config.own_cgroup);
         if self.looks.is_multiple_of(PODS_EVERY) {
+            let OnNode { maps, kernel, repairs, guards, .. } = &mut self.node;
+            let (again, lost) = guards.verify(kernel, maps, self.looks.is_multiple_of(ALL_EVERY));
+            for _ in 0..lost {
+                repairs.count(Repaired::Hook, &"a guard of a pod's device");
+            }
+            for uid in again {
+                self.drive(&uid);
+            }
             let OnNode { ledger, maps, kernel, repairs, .. } = &mut self.node;
             match ledger.verify(maps, kernel, repairs) {
                 Ok(lost) => lost.into_iter().for_each(|lost| self.listen_again(lost)),
@@ -390,6 +411,7 @@ impl Actor {
             }
             if self.node.told && self.swept {
                 let strangers = self.forget_strangers();
+                self.node.guards.forget_strangers(&mut self.node.kernel, &self.node.maps);
                 for _ in 0..strangers {
                     self.node.repairs.count(Repaired::MapEntry, &"an entry that this agent did not write");
                 }
@@ -461,34 +483,5 @@ impl Actor {
             tracing::warn!(error = &error as &dyn std::error::Error, "leftovers of a predecessor stay");
         }
         count
-    }
-
-    fn rows(&self) -> Vec<PodRow> {
-        let mut rows: Vec<PodRow> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.has_cgroup())
-            .map(|(uid, entry)| {
-                let workload = entry.workload();
-                let (namespace, name) = match (workload, entry.bootstrap()) {
-                    (Some(workload), _) => {
-                        (Some(workload.namespace.to_string()), Some(workload.name.to_string()))
-                    }
-                    (None, Some((namespace, name))) => (Some(namespace.clone()), Some(name.clone())),
-                    (None, None) => (None, None),
-                };
-                PodRow {
-                    namespace,
-                    name,
-                    uid: uid.clone(),
-                    node: self.config.node.clone(),
-                    state: entry.state(),
-                    reason: entry.reason(),
-                    identity: workload.map(|workload| workload.identity.clone()),
-                }
-            })
-            .collect();
-        rows.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
-        rows
     }
 }

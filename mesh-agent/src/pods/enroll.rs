@@ -28,6 +28,7 @@ use mesh_model::{Reason, Tunnel, Uid, Workload};
 use tokio_util::sync::CancellationToken;
 
 use super::find::{self, Sandbox};
+use super::guards::Guard;
 use super::listeners;
 use super::on_node::Node;
 use super::pod::Pod;
@@ -41,6 +42,8 @@ mod view;
 
 /// How long a leaving pod's listeners wait for the peers at most.
 const LEAVE_AT_MOST: Duration = Duration::from_secs(30);
+/// How long after its capture a running pod may no longer dial the mesh around the hooks.
+const GUARD_AFTER: Duration = Duration::from_secs(1);
 /// How long they go on after the peers know: for connections that were being opened at that moment.
 const LEAVE_AFTER_ALL_KNOW: Duration = Duration::from_millis(500);
 
@@ -208,8 +211,14 @@ impl Entry {
         // Known by its namespace too, its connects are recognised without a walk up the cgroups.
         match self.find_netns(node, path) {
             Ok(true) => {
+                if let Some(netns) = &self.netns {
+                    node.guard(&self.uid, netns, Guard::Others);
+                }
+                let cookie = self.cookie().unwrap_or(0);
                 let entry = PodEntry { state: PodEntry::STATE_EXCLUDED, ..PodEntry::default() };
-                node.set_pod(self.cookie().unwrap_or(0), entry).map(|()| None)
+                node.set_pod(cookie, entry)?;
+                // It was wanted by the world on the disk, and is not by the controller's.
+                node.end_earlier_capture(cookie).map(|()| None)
             }
             _ => Ok(None),
         }
@@ -228,6 +237,7 @@ impl Entry {
                 let same_sandbox = find::is_populated(path) && self.same_sandbox(node, path, &pod);
                 let lacking = same_sandbox.then(|| self.lacks_addresses(&pod));
                 if lacking == Some(false) {
+                    node.guard(&self.uid, &pod.netns, Guard::Strict(&pod));
                     self.stage = Stage::Captured(pod);
                     return Ok(None);
                 }
@@ -243,10 +253,11 @@ impl Entry {
             }
             Stage::Leaving { pod, .. } => {
                 self.set_captured(node, &pod, id)?;
+                node.guard(&self.uid, &pod.netns, Guard::Own(&pod));
                 self.stage = Stage::Captured(pod);
                 self.reason = None;
                 node.report_captured(&self.uid);
-                return Ok(None);
+                return Ok(Some(GUARD_AFTER));
             }
             // Until everything is in place a running pod goes on as it was, and a new one is refused.
             Stage::Excluded => self.stage = Stage::Excluded,
@@ -276,6 +287,7 @@ impl Entry {
         }
         let Some(netns) = self.netns.clone() else { return Ok(None) };
         if matches!(self.stage, Stage::Pending) {
+            node.guard(&self.uid, &netns, Guard::Pending);
             let entry = PodEntry { state: PodEntry::STATE_PENDING, ..PodEntry::default() };
             node.set_pod(netns.cookie(), entry)?;
             if is_new && !self.settled {
@@ -314,10 +326,14 @@ impl Entry {
         match self.enroll(node, &pod, id) {
             Ok(()) => {
                 tracing::info!(uid = %self.uid, identity = %pod.identity(), addresses = ?pod.addresses, "captured");
+                // What a running pod dialled a moment ago is plain text, and on its way.
+                let was_outside = matches!(self.stage, Stage::Excluded);
+                let what = if was_outside { Guard::Own(&pod) } else { Guard::Strict(&pod) };
+                node.guard(&self.uid, &pod.netns, what);
                 self.stage = Stage::Captured(pod);
                 self.reason = None;
                 node.report_captured(&self.uid);
-                Ok(None)
+                Ok(was_outside.then_some(GUARD_AFTER))
             }
             Err(error) => {
                 let Refused { reason, detail } = error;
@@ -367,6 +383,8 @@ impl Entry {
     /// First the pod's own connects, then what arrives in plaintext; HBONE stays until the peers know.
     fn leave(&mut self, node: &mut impl Node, pod: Arc<Pod>, id: u64) -> Result<Duration, MapFailure> {
         let cookie = pod.netns.cookie();
+        // Before it may dial in plain text.
+        node.guard(&self.uid, &pod.netns, Guard::Others);
         let until = Instant::now() + LEAVE_AT_MOST;
         self.stage = Stage::Leaving { pod: pod.clone(), until };
         node.set_cgroup(id, CgroupEntry { netns_cookie: cookie, state: PodEntry::STATE_EXCLUDED, flags: 0 })?;
@@ -429,7 +447,10 @@ impl Entry {
 
     fn drop_netns(&mut self, node: &mut impl Node) -> Result<(), MapFailure> {
         match self.netns.take() {
-            Some(netns) => node.remove_pod(netns.cookie()),
+            Some(netns) => {
+                node.unguard(&self.uid);
+                node.remove_pod(netns.cookie())
+            }
             None => Ok(()),
         }
     }

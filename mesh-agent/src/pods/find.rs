@@ -17,6 +17,7 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mesh_model::{Uid, Workload};
@@ -113,6 +114,17 @@ pub(super) fn is_populated(cgroup: &Path) -> bool {
         Ok(events) => events.contains("populated 1"),
         Err(error) => !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)),
     }
+}
+
+/// Whether all that can be seen in a cgroup lives in the host's network namespace, by the inode of that.
+pub(super) fn is_on_host(cgroup: &Path, host: Option<u64>) -> bool {
+    let pids = processes(cgroup);
+    let lives_there = |pid: &u32| match fs::metadata(format!("/proc/{pid}/ns/net")) {
+        Ok(netns) => Some(netns.ino()) == host,
+        // One that has ended is nowhere; one that cannot be looked at may be anywhere.
+        Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+    };
+    !pids.is_empty() && pids.iter().all(lives_there)
 }
 
 /// Which network namespace a pod's processes are in.

@@ -13,6 +13,7 @@ use mesh_xds::client::{Capture, Client};
 
 use super::actor::Handle;
 use super::earlier;
+use super::guards::{Guard, Guards};
 use super::ledger::Ledger;
 use super::listeners::Listener;
 use super::pod::Pod;
@@ -40,6 +41,8 @@ pub(super) trait Node {
     fn forget_listeners(&mut self, cookie: u64);
     fn attach_pod(&mut self, netns: &Arc<Netns>) -> Result<(), String>;
     fn detach_pod(&mut self, cookie: u64);
+    /// Takes back what a predecessor of this agent left of a pod's capture, if anything.
+    fn end_earlier_capture(&mut self, cookie: u64) -> Result<(), MapFailure>;
     /// Whether a valid certificate is there; asks for one otherwise, and has the pod driven again when it comes.
     fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool;
     /// The certificate is no longer needed for this pod.
@@ -53,6 +56,10 @@ pub(super) trait Node {
     fn accept(&self, pod: &Arc<Pod>, listeners: Vec<Listener>);
     /// The pod is let go: what the data path keeps for it may go.
     fn release(&self, uid: &Uid);
+    /// Says what may leave the pod; again whenever it is looked at.
+    fn guard(&mut self, uid: &Uid, netns: &Arc<Netns>, what: Guard<'_>);
+    /// The pod's namespace is gone, or is not the pod's any more.
+    fn unguard(&mut self, uid: &Uid);
     fn report_captured(&self, uid: &Uid);
     fn report_leaving(&self, uid: &Uid);
     fn report_gone(&self, uid: &Uid);
@@ -73,6 +80,8 @@ pub(super) struct OnNode {
     pub(super) settings: Arc<ArcSwap<InForce>>,
     pub(super) earlier: EarlierSockets,
     pub(super) wanted: HashMap<Uid, Wanted>,
+    /// On the host's side of the pods' devices.
+    pub(super) guards: Guards,
     pub(super) handle: Handle,
     /// Where the keyring's tasks run.
     pub(super) tasks: tokio::runtime::Handle,
@@ -80,6 +89,8 @@ pub(super) struct OnNode {
     pub(super) told: bool,
     /// The mesh is leaving, or has left and is not back yet.
     pub(super) leaving: bool,
+    /// The node was let go of: nothing is attached, and nothing may be.
+    pub(super) left: bool,
 }
 
 impl OnNode {
@@ -191,6 +202,14 @@ impl Node for OnNode {
         }
     }
 
+    fn end_earlier_capture(&mut self, cookie: u64) -> Result<(), MapFailure> {
+        if self.kernel.is_attached(cookie) {
+            self.maps.retain_addrs(|owner| owner != cookie)?;
+            self.detach_pod(cookie);
+        }
+        Ok(())
+    }
+
     fn certificate_ready(&mut self, uid: &Uid, identity: &Identity) -> bool {
         let known = self.wanted.get(uid).is_some_and(|wanted| wanted.identity() == identity);
         if !known {
@@ -233,6 +252,16 @@ impl Node for OnNode {
 
     fn release(&self, uid: &Uid) {
         self.acceptor.release(uid);
+    }
+
+    fn guard(&mut self, uid: &Uid, netns: &Arc<Netns>, what: Guard<'_>) {
+        if !self.left {
+            self.guards.keep(uid, netns, what, &mut self.kernel, &self.maps);
+        }
+    }
+
+    fn unguard(&mut self, uid: &Uid) {
+        self.guards.release(uid, &mut self.kernel, &self.maps);
     }
 
     fn report_captured(&self, uid: &Uid) {

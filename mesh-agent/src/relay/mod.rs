@@ -18,23 +18,34 @@
 
 mod backlog;
 mod liveness;
+mod measure;
 mod plain;
 mod socket;
 mod tunnel;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use mesh_model::Reason;
 
+use measure::Measured;
 pub use plain::relay_plain;
 pub use tunnel::relay;
 
 #[cfg(test)]
 mod tests;
 
-/// Bytes moved so far. Readable while the relay runs.
-#[derive(Debug, Default)]
+/// What a connection has done so far. Readable while the relay runs.
+#[derive(Debug)]
 pub struct Meter {
+    /// When the application dialled, or was dialled.
+    began: Instant,
+    /// Microseconds from then until its peer had answered, and one; zero before.
+    answered: AtomicU32,
+    /// Of what leads to the peer, at the end: the kernel's smoothed round-trip time, in microseconds; zero where it has none.
+    round_trip: AtomicU32,
+    /// Likewise: segments sent again that no other connection has been charged with.
+    retransmits: AtomicU32,
     /// From the application to its peer: taken by the tunnel or the peer's socket.
     pub sent: AtomicU64,
     /// From the peer to the application: taken by the application's socket.
@@ -60,6 +71,11 @@ pub enum End {
         /// Which one.
         by: Side,
     },
+    /// The peer's agent answered with this HTTP status.
+    Refused {
+        /// None of 2xx.
+        status: u16,
+    },
     /// The way between them failed.
     Error(Reason),
 }
@@ -75,7 +91,57 @@ pub struct Outcome {
     pub end: End,
 }
 
+impl Default for Meter {
+    fn default() -> Self {
+        Self::since(Instant::now())
+    }
+}
+
 impl Meter {
+    /// Of a connection that began then.
+    pub fn since(began: Instant) -> Self {
+        Self {
+            began,
+            answered: AtomicU32::new(0),
+            round_trip: AtomicU32::new(0),
+            retransmits: AtomicU32::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+        }
+    }
+
+    /// When the application dialled, or was dialled.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// How long it was until its peer had answered, if it has.
+    pub fn answered(&self) -> Option<Duration> {
+        let micros = self.answered.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_micros(micros.into()))
+    }
+
+    /// The smoothed round-trip time of what led to the peer, once it has ended.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let micros = self.round_trip.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros.into()))
+    }
+
+    /// Segments that were sent again, once it has ended.
+    pub fn retransmits(&self) -> u32 {
+        self.retransmits.load(Ordering::Relaxed)
+    }
+
+    fn answer(&self) {
+        let micros = u32::try_from(self.began.elapsed().as_micros()).unwrap_or(u32::MAX);
+        self.answered.store(micros.saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn measured(&self, measured: Measured) {
+        self.round_trip.store(measured.round_trip, Ordering::Relaxed);
+        self.retransmits.store(measured.retransmits, Ordering::Relaxed);
+    }
+
     fn outcome(&self, end: End) -> Outcome {
         let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
         Outcome { sent, received, end }

@@ -16,12 +16,14 @@ use tokio::net::TcpStream;
 
 use super::liveness::{self, Watch};
 use super::socket::{Direction, Socket, finish, with_scratch};
-use super::{End, Meter, Outcome, Side};
+use super::{End, Measured, Meter, Outcome, Side};
 
 /// Relays until both ends are done or one is broken. Dropped before that, it resets both.
 pub async fn relay_plain(app: TcpStream, peer: TcpStream, meter: &Meter) -> Outcome {
     let (app, peer) = (Socket::new(app), Socket::new(peer));
     liveness::keep_asking(peer.tcp());
+    // Who relays has connected.
+    meter.answer();
     let end = {
         let (a, p) = (app.tcp(), peer.tcp());
         let (mut up, mut down) = (Flow::default(), Flow::default());
@@ -49,6 +51,7 @@ pub async fn relay_plain(app: TcpStream, peer: TcpStream, meter: &Meter) -> Outc
         })
         .await
     };
+    meter.measured(Measured::of(peer.tcp()));
     if end == End::Clean {
         app.close();
         peer.close();

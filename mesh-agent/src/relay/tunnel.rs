@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 
 use super::backlog::{Backlog, SLICES};
 use super::socket::{Direction, READ_SIZE, Socket, finish, with_scratch};
-use super::{End, Meter, Outcome, Side};
+use super::{End, Measured, Meter, Outcome, Side};
 use crate::pace::{self, Beat};
 
 /// A read of this size makes the next one go to a buffer of its own, which is handed on without a copy.
@@ -40,10 +40,15 @@ pub async fn relay<T: Duplex>(app: TcpStream, tunnel: T, meter: &Meter) -> Outco
         let beat = Beat::new();
         // Whoever answers at once answers within one breath, and the peer hears all of it together.
         let mut breath = pin!(pace::breath());
-        let mut opened = false;
+        let (mut opened, mut answered) = (false, false);
         let mut dead = pin!(tcp.ready(Interest::ERROR));
         poll_fn(|cx| {
-            if let Err(end) = down.poll(cx, tcp, &mut source, meter, &beat, up.ended) {
+            let came = down.poll(cx, tcp, &mut source, meter, &beat, up.ended);
+            if !answered && source.is_answered() {
+                answered = true;
+                meter.answer();
+            }
+            if let Err(end) = came {
                 return Poll::Ready(end);
             }
             match up.poll(cx, tcp, &mut sink, meter, &beat) {
@@ -71,9 +76,14 @@ pub async fn relay<T: Duplex>(app: TcpStream, tunnel: T, meter: &Meter) -> Outco
         })
         .await
     };
+    if let Some(link) = source.link()
+        && let Some(measured) = link.with(Measured::of)
+    {
+        meter.measured(Measured { retransmits: link.take(measured.retransmits), ..measured });
+    }
     match end {
         End::Clean => app.close(),
-        End::Reset { .. } | End::Error(_) => sink.reset(ResetCode::Cancel),
+        End::Reset { .. } | End::Refused { .. } | End::Error(_) => sink.reset(ResetCode::Cancel),
     }
     meter.outcome(end)
 }
@@ -91,7 +101,8 @@ fn sent(error: SendError) -> End {
 fn received(error: RecvError) -> End {
     match error {
         RecvError::Reset(_) => End::Reset { by: Side::Peer },
-        RecvError::Refused { .. } | RecvError::Broken(_) => End::Error(error.reason()),
+        RecvError::Refused { status } => End::Refused { status },
+        RecvError::Broken(_) => End::Error(error.reason()),
     }
 }
 

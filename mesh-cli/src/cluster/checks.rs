@@ -1,4 +1,5 @@
-//! What is looked at in a cluster: its version, whether the mesh is installed and well, policies that would cut tunnels.
+//! What is looked at in a cluster: its version, whether the mesh is installed and well, policies that would cut tunnels; what it is made
+//! of, is in `surroundings`.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -14,8 +15,6 @@ use crate::commands::chain;
 
 /// The oldest Kubernetes whose service account tokens name their node.
 const OLDEST: (u32, u32) = (1, 32);
-/// The release's namespace if nobody chose another: all that is looked at where the user may not look everywhere.
-const NAMESPACE: &str = "weft-system";
 
 impl Cluster {
     /// All checks. The first one that cannot be made is the last one.
@@ -30,10 +29,15 @@ impl Cluster {
             }
         }
         type Look = fn(&Cluster) -> Result<Check, ClusterError>;
-        let looks: [(&str, Look); 4] = [
+        let looks: [(&str, Look); 9] = [
+            ("kernels", Self::kernels),
+            ("cni", Self::network_plugin),
+            ("clock", Self::clock),
+            ("pod_security", Self::pod_security),
             ("crds", Self::crds),
             ("controller", Self::controller),
             ("agents", Self::agents),
+            ("versions", Self::versions),
             ("network_policies", Self::network_policies),
         ];
         for (name, look) in looks {
@@ -45,7 +49,8 @@ impl Cluster {
     }
 
     fn version(&self) -> Result<Check, ClusterError> {
-        let info = self.wait(|| "ask for the version".into(), self.client.apiserver_version())?;
+        let info =
+            self.wait(|| "ask for the version".into(), "get on /version", self.client.apiserver_version())?;
         let number =
             |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or(0);
         let message = format!("Kubernetes {}", info.git_version);
@@ -62,8 +67,11 @@ impl Cluster {
     fn crds(&self) -> Result<Check, ClusterError> {
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let mut missing = Vec::new();
-        for name in ["meshconfigs.weft.dev", "nodestates.weft.dev"] {
-            if self.wait(|| format!("get {name}"), api.get_opt(name))?.is_none() {
+        for name in ["authorizationpolicies.weft.dev", "meshconfigs.weft.dev", "nodestates.weft.dev"] {
+            if self
+                .wait(|| format!("get {name}"), "get on customresourcedefinitions", api.get_opt(name))?
+                .is_none()
+            {
                 missing.push(name);
             }
         }
@@ -76,7 +84,8 @@ impl Cluster {
             ));
         }
         let api: Api<MeshConfig> = Api::all(self.client.clone());
-        let config = self.wait(|| "get the MeshConfig".into(), api.get_opt(MESH_CONFIG))?;
+        let config =
+            self.wait(|| "get the MeshConfig".into(), "get on meshconfigs", api.get_opt(MESH_CONFIG))?;
         let conditions = config.and_then(|config| config.status).map(|status| status.conditions);
         let refused = conditions
             .into_iter()
@@ -126,7 +135,7 @@ impl Cluster {
     }
 
     /// An object of the release, in whatever namespace it was installed.
-    fn of_the_release<K>(&self, name: &str) -> Result<Option<K>, ClusterError>
+    pub(super) fn of_the_release<K>(&self, name: &str) -> Result<Option<K>, ClusterError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -135,11 +144,14 @@ impl Cluster {
     {
         let named = ListParams::default().fields(&format!("metadata.name={name}"));
         let all: Api<K> = Api::all(self.client.clone());
-        match self.wait(|| format!("look for {name}"), all.list(&named)) {
+        let needs = format!("get and list on {}", K::plural(&()));
+        match self.wait(|| format!("look for {name}"), &needs, all.list(&named)) {
             Ok(found) => Ok(found.items.into_iter().next()),
-            Err(ClusterError::Denied { .. }) => {
-                let api: Api<K> = Api::namespaced(self.client.clone(), NAMESPACE);
-                self.wait(|| format!("get {name} in {NAMESPACE}"), api.get_opt(name))
+            Err(ClusterError::Forbidden { .. }) => {
+                // All that is looked at where the user may not look everywhere.
+                let namespace = &self.namespace;
+                let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+                self.wait(|| format!("get {name} in {namespace}"), &needs, api.get_opt(name))
             }
             Err(error) => Err(error),
         }

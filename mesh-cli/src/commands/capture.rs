@@ -3,8 +3,7 @@
 use std::fmt;
 
 use super::{Answer, Context, Failure};
-use crate::args::{CaptureArgs, CaptureVerb, Output, Target};
-use crate::render::json;
+use crate::args::{CaptureArgs, CaptureVerb, Target};
 
 pub(super) fn run(context: &Context, args: &CaptureArgs) -> Result<Answer, Failure> {
     let cluster = context.cluster.open()?;
@@ -35,13 +34,8 @@ pub(super) fn run(context: &Context, args: &CaptureArgs) -> Result<Answer, Failu
 }
 
 fn render(context: &Context, target: &Target, labelled: bool, cuts: &[String]) -> String {
-    match context.output {
-        Output::Json => json::render(&serde_json::json!({
-            "target": target.to_string(), "labelled": labelled, "conflicts": cuts,
-        })),
-        Output::Table if labelled => format!("{target} labelled\n"),
-        Output::Table => String::new(),
-    }
+    let value = serde_json::json!({"target": target.to_string(), "labelled": labelled, "conflicts": cuts});
+    context.one(&value, || if labelled { format!("{target} labelled\n") } else { String::new() })
 }
 
 impl fmt::Display for Target {

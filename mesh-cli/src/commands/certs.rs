@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use mesh_telemetry::api::{CertRow, CertState, Timestamp, TrustBundle, path};
 
 use super::{Answer, Context, Failure, Row};
-use crate::args::{CertArgs, Output};
+use crate::args::CertArgs;
+use crate::cluster::Labelled;
 use crate::render::table::{Cell, Table};
 use crate::render::{Tone, human};
 
@@ -17,11 +18,16 @@ pub(super) fn run(context: &Context, args: &CertArgs) -> Result<Answer, Failure>
         return Ok(Answer { note: complaint(&bundle), ..Answer::yes(stdout) });
     }
     let mut rows = context.rows::<CertRow>(path::CERTS)?;
-    rows.retain(|cert| args.scope.covers(Some(cert.row.identity.namespace())));
+    let name = |cert: &CertRow| {
+        vec![(cert.identity.namespace().to_owned(), cert.identity.service_account().to_owned())]
+    };
+    let namespace = |cert: &CertRow| vec![Some(cert.identity.namespace().to_owned())];
+    context.choose(&mut rows, &args.scope, Labelled::Accounts, name, namespace)?;
     rows.sort_by(|a, b| a.row.identity.cmp(&b.row.identity));
     let mut answer = context.list(&rows, "certificates", |rows| table(rows, now));
     // An agent of an earlier version has no word on its roots.
-    if context.output == Output::Table
+    if context.output.is_for_people()
+        && !context.client.is_many()
         && let Ok(value) = context.client.get(path::ROOTS)
     {
         let bundle: TrustBundle = context.understand(value)?;
@@ -42,7 +48,7 @@ fn complaint(bundle: &TrustBundle) -> String {
 }
 
 pub(super) fn roots(bundle: &TrustBundle, now: Timestamp) -> Table {
-    let mut table = Table::new(&["ROOT", "EXPIRES", "NOT-AFTER", "SHA-256", "SIGNS"]);
+    let mut table = Table::new(&["ROOT", "EXPIRES", "NOT-AFTER", "SHA-256", "SIGNS"]).spare(&["NOT-AFTER"]);
     for (index, root) in bundle.roots.iter().enumerate() {
         let tone = if root.not_after <= now { Tone::Bad } else { Tone::Good };
         table.row([
@@ -58,7 +64,9 @@ pub(super) fn roots(bundle: &TrustBundle, now: Timestamp) -> Table {
 
 pub(super) fn table(rows: &[Row<CertRow>], now: Timestamp) -> Table {
     let mut table =
-        Table::new(&["IDENTITY", "STATE", "EXPIRES", "NOT-AFTER", "NEXT", "SERIAL", "ISSUER", "LAST-ERROR"]);
+        Table::new(&["IDENTITY", "STATE", "EXPIRES", "NOT-AFTER", "NEXT", "SERIAL", "ISSUER", "LAST-ERROR"])
+            .wide(&["SERIAL", "ISSUER"])
+            .spare(&["NOT-AFTER", "NEXT", "LAST-ERROR"]);
     for Row { row: cert, .. } in rows {
         let tone = match (cert.state, &cert.last_error) {
             (CertState::Expired | CertState::Failed, _) => Tone::Bad,

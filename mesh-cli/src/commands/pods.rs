@@ -5,12 +5,14 @@ use mesh_telemetry::api::{PodRow, path};
 
 use super::{Answer, Context, Failure, Row};
 use crate::args::Scope;
+use crate::cluster::Labelled;
 use crate::render::Tone;
 use crate::render::table::{Cell, Table};
 
 pub(super) fn run(context: &Context, scope: &Scope) -> Result<Answer, Failure> {
     let mut rows = context.rows::<PodRow>(path::PODS)?;
-    rows.retain(|pod| scope.covers(pod.row.namespace.as_deref()));
+    let name = |pod: &PodRow| pod.namespace.clone().zip(pod.name.clone()).into_iter().collect();
+    context.choose(&mut rows, scope, Labelled::Pods, name, |pod| vec![pod.namespace.clone()])?;
     // Pods without a name come last: they are the ones that nobody has classified.
     rows.sort_by(|a, b| {
         let key =
@@ -21,7 +23,9 @@ pub(super) fn run(context: &Context, scope: &Scope) -> Result<Answer, Failure> {
 }
 
 pub(super) fn table(rows: &[Row<PodRow>]) -> Table {
-    let mut table = Table::new(&["NAMESPACE", "NAME", "STATE", "REASON", "IDENTITY", "UID"]);
+    let mut table = Table::new(&["NAMESPACE", "NAME", "STATE", "REASON", "IDENTITY", "UID", "NODE"])
+        .wide(&["NODE"])
+        .spare(&["UID", "IDENTITY"]);
     for Row { row: pod, .. } in rows {
         let (tone, state) = match pod.state {
             PodState::Captured => (Tone::Good, "captured"),
@@ -36,6 +40,7 @@ pub(super) fn table(rows: &[Row<PodRow>]) -> Table {
             Cell::option(pod.reason),
             Cell::option(pod.identity.as_ref()),
             pod.uid.as_str().into(),
+            pod.node.as_str().into(),
         ]);
     }
     table

@@ -6,6 +6,7 @@ use mesh_telemetry::api::{EndpointRow, ServiceRow, path};
 
 use super::{Answer, Context, Failure, Row};
 use crate::args::Scope;
+use crate::cluster::Labelled;
 use crate::render::table::{Cell, Table};
 use crate::render::{Tone, human};
 
@@ -13,15 +14,27 @@ use crate::render::{Tone, human};
 const NAMED: usize = 3;
 
 pub(super) fn run(context: &Context, scope: &Scope) -> Result<Answer, Failure> {
-    let mut rows = context.rows::<ServiceRow>(path::SERVICES)?;
-    rows.retain(|service| scope.covers(Some(&service.row.namespace)));
+    let mut rows = context.rows_known_to_all::<ServiceRow>(path::SERVICES)?;
+    let name = |service: &ServiceRow| vec![(service.namespace.clone(), service.name.clone())];
+    let namespace = |service: &ServiceRow| vec![Some(service.namespace.clone())];
+    context.choose(&mut rows, scope, Labelled::Services, name, namespace)?;
     rows.sort_by(|a, b| (&a.row.namespace, &a.row.name).cmp(&(&b.row.namespace, &b.row.name)));
     Ok(context.list(&rows, "services", table))
 }
 
 pub(super) fn table(rows: &[Row<ServiceRow>]) -> Table {
-    let mut table =
-        Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORTS", "READY", "ENDPOINTS", "RULES", "UNTOUCHED"]);
+    let headers = [
+        "NAMESPACE",
+        "NAME",
+        "ADDRESSES",
+        "PORTS",
+        "READY",
+        "ENDPOINTS",
+        "RULES",
+        "UNTOUCHED",
+        "ALL-ENDPOINTS",
+    ];
+    let mut table = Table::new(&headers).wide(&["ALL-ENDPOINTS"]);
     for Row { row: service, .. } in rows {
         let ready = service.endpoints.iter().filter(|endpoint| endpoint.ready).count();
         let tone = match (ready, service.endpoints.len()) {
@@ -38,6 +51,7 @@ pub(super) fn table(rows: &[Row<ServiceRow>]) -> Table {
             endpoints(&service.endpoints).into(),
             human::list(rules(service)).into(),
             human::list(untouched(service)).into(),
+            all_endpoints(&service.endpoints).into(),
         ]);
     }
     table
@@ -74,6 +88,17 @@ fn rules(service: &ServiceRow) -> Vec<String> {
 fn untouched(service: &ServiceRow) -> Vec<String> {
     let all = service.other_proxy.as_ref().map(|proxy| format!("all (proxy {proxy})"));
     all.into_iter().chain(service.untouched.iter().cloned()).collect()
+}
+
+/// Every one, those that are not ready marked.
+fn all_endpoints(all: &[EndpointRow]) -> String {
+    human::list(all.iter().flat_map(|endpoint| {
+        let mark = if endpoint.ready { "" } else { " (not ready)" };
+        endpoint
+            .ports
+            .iter()
+            .map(move |port| format!("{}{mark}", std::net::SocketAddr::new(endpoint.address, port.target)))
+    }))
 }
 
 fn endpoints(all: &[EndpointRow]) -> String {

@@ -13,6 +13,9 @@ use crate::render::table::{Cell, Table};
 use crate::render::{NONE, Style, Tone, human};
 
 pub(super) fn run(context: &Context) -> Result<Answer, Failure> {
+    if context.client.is_many() {
+        return of_all_nodes(context);
+    }
     let value: Value = context.client.get(path::STATUS)?;
     let text = if value.get("agents").is_some() {
         controller(&context.understand::<ControllerStatus>(value.clone())?, context.style)
@@ -20,6 +23,17 @@ pub(super) fn run(context: &Context) -> Result<Answer, Failure> {
         agent(&context.understand::<Status>(value.clone())?, SystemTime::now().into(), context.style)
     };
     Ok(Answer::yes(context.one(&value, || text)))
+}
+
+/// One after the other; in JSON a list.
+fn of_all_nodes(context: &Context) -> Result<Answer, Failure> {
+    let answers = context.each(path::STATUS)?;
+    let mut text = Vec::new();
+    for (_, value) in &answers {
+        text.push(agent(&context.understand(value.clone())?, SystemTime::now().into(), context.style));
+    }
+    let raw: Value = answers.into_iter().map(|(_, value)| value).collect();
+    Ok(Answer::yes(context.one(&raw, || text.join("\n"))))
 }
 
 pub(super) fn agent(status: &Status, now: Timestamp, style: Style) -> String {

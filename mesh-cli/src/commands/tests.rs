@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::args::ConnectionSort;
 
-const PLAIN: Style = Style { colours: false };
+const PLAIN: Style = Style { colours: false, wide: false, no_headers: false, width: None };
 
 fn rows<T: DeserializeOwned>(value: Value) -> Vec<Row<T>> {
     let values: Vec<Value> = serde_json::from_value(value).unwrap();
@@ -82,6 +82,14 @@ fn connections_are_sorted_as_asked() {
 }
 
 #[test]
+fn a_screen_shows_the_top_of_a_watch_and_how_much_there_is_below() {
+    let text = "1\n2\n3\n4\n5\n";
+    assert_eq!(connections::top(text, 7), text);
+    assert_eq!(connections::top(text, 5), "1\n2\n3\n… 2 more\n");
+    assert_eq!(connections::top(text, 0), "1\n… 4 more\n");
+}
+
+#[test]
 fn certificates_say_when_they_run_out() {
     let with = |account: &str, serial: &str, not_after: &str, state: &str, last_error: Option<&str>| {
         json!({"identity": spiffe(account), "serial": serial, "issuer": "CN=weft",
@@ -108,8 +116,8 @@ spiffe://cluster.local/ns/shop/sa/d   pending    <none>    <none>               
 spiffe://cluster.local/ns/shop/sa/e   failed     <none>    <none>                 <none>   <none>   <none>    no controller
 ";
     let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
-    assert_eq!(certs::table(&rows, now).render(PLAIN), expected);
-    let colours = certs::table(&rows, now).render(Style { colours: true });
+    assert_eq!(certs::table(&rows, now).render(Style { wide: true, ..PLAIN }), expected);
+    let colours = certs::table(&rows, now).render(Style { colours: true, ..PLAIN });
     for word in ["\x1b[32mvalid", "\x1b[33mexpiring", "\x1b[31mexpired", "\x1b[33mpending", "\x1b[31mfailed"]
     {
         assert!(colours.contains(word), "{word:?} in {colours:?}");
@@ -129,7 +137,7 @@ NAMESPACE   NAME    NODE     ADDRESSES           ENROLLED   TUNNEL   IDENTITY   
 shop        web-0   a        10.0.1.2, fd00::2   yes        hbone    spiffe://cluster.local/ns/shop/sa/web   11
 shop        web-1   <none>   <none>              no         none     spiffe://cluster.local/ns/shop/sa/web   22
 ";
-    assert_eq!(workloads::table(&workload_rows).render(PLAIN), expected);
+    assert_eq!(workloads::table(&workload_rows).render(Style { wide: true, ..PLAIN }), expected);
 
     let endpoint = |last: u8, ready: bool| {
         json!({"address": format!("10.0.1.{last}"), "ports": [{"service": 80, "target": 8080}], "workload": null,

@@ -5,12 +5,15 @@ use mesh_telemetry::api::{WorkloadRow, path};
 
 use super::{Answer, Context, Failure, Row};
 use crate::args::Scope;
+use crate::cluster::Labelled;
 use crate::render::table::{Cell, Table};
 use crate::render::{Tone, human};
 
 pub(super) fn run(context: &Context, scope: &Scope) -> Result<Answer, Failure> {
-    let mut rows = context.rows::<WorkloadRow>(path::WORKLOADS)?;
-    rows.retain(|workload| scope.covers(Some(&workload.row.namespace)));
+    let mut rows = context.rows_known_to_all::<WorkloadRow>(path::WORKLOADS)?;
+    let name = |workload: &WorkloadRow| vec![(workload.namespace.clone(), workload.name.clone())];
+    let namespace = |workload: &WorkloadRow| vec![Some(workload.namespace.clone())];
+    context.choose(&mut rows, scope, Labelled::Pods, name, namespace)?;
     rows.sort_by(|a, b| {
         let key = |workload: &WorkloadRow| {
             (workload.namespace.clone(), workload.name.clone(), workload.uid.clone())
@@ -22,7 +25,8 @@ pub(super) fn run(context: &Context, scope: &Scope) -> Result<Answer, Failure> {
 
 pub(super) fn table(rows: &[Row<WorkloadRow>]) -> Table {
     let mut table =
-        Table::new(&["NAMESPACE", "NAME", "NODE", "ADDRESSES", "ENROLLED", "TUNNEL", "IDENTITY", "UID"]);
+        Table::new(&["NAMESPACE", "NAME", "NODE", "ADDRESSES", "ENROLLED", "TUNNEL", "IDENTITY", "UID"])
+            .wide(&["UID"]);
     for Row { row: workload, .. } in rows {
         let (tone, tunnel) = match (workload.tunnel, workload.enrolled) {
             (Tunnel::Hbone, _) => (Tone::Good, "hbone"),

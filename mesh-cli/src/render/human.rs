@@ -48,6 +48,12 @@ pub(crate) fn count(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Whether a name may be what was meant by another.
+pub(crate) fn is_like(known: &str, wanted: &str) -> bool {
+    let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_owned();
+    strsim::jaro_winkler(&last(known), &last(wanted)) > 0.8
+}
+
 /// `a, b`.
 pub(crate) fn list<T: Display>(values: impl IntoIterator<Item = T>) -> String {
     values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(", ")

@@ -8,8 +8,8 @@ use super::fields::Fields;
 use super::table::{Cell, Table};
 use super::*;
 
-const PLAIN: Style = Style { colours: false };
-const COLOURS: Style = Style { colours: true };
+const PLAIN: Style = Style { colours: false, wide: true, no_headers: false, width: None };
+const COLOURS: Style = Style { colours: true, ..PLAIN };
 
 fn table() -> Table {
     let mut table = Table::new(&["NAME", "STATE", "NOTE"]);
@@ -91,4 +91,80 @@ fn quantities_are_short() {
     assert_eq!(human::count(1, "pod"), "1 pod");
     assert_eq!(human::count(0, "pod"), "0 pods");
     assert_eq!(human::counts(&BTreeMap::from([("a", 1), ("b", 0), ("c", 5)])), "c 5, a 1");
+}
+
+#[test]
+fn a_narrow_terminal_cuts_columns_and_then_the_line_and_a_pipe_nothing() {
+    let mut table = Table::new(&["NAME", "IDENTITY", "MESSAGE"]);
+    let id = "spiffe://cluster.local/ns/shop/sa/web";
+    table.row(["web-0".into(), id.into(), "something that takes its time to say".into()]);
+    let at = |width| table.render(Style { width: Some(width), ..PLAIN });
+    assert_eq!(at(200), table.render(PLAIN));
+    let expected = "\
+NAME    IDENTITY        MESSAGE
+web-0   …/shop/sa/web   something th…
+";
+    assert_eq!(at(37), expected);
+    for width in [1, 5, 12, 40] {
+        let text = at(width);
+        assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");
+    }
+    assert!(table.render(PLAIN).contains(id));
+}
+
+#[test]
+fn a_narrow_terminal_does_without_what_can_be_spared() {
+    let mut table = Table::new(&["NAME", "UID", "NODE", "STATE"]).spare(&["UID", "NODE"]);
+    table.row(["web-0".into(), "0123456789".into(), "node-a".into(), "captured".into()]);
+    let at = |width, wide| table.render(Style { width: Some(width), wide, ..PLAIN });
+    assert!(at(38, false).contains("UID          NODE     STATE"), "{}", at(38, false));
+    assert_eq!(at(37, false), "NAME    NODE     STATE\nweb-0   node-a   captured\n");
+    assert_eq!(at(20, false), "NAME    STATE\nweb-0   captured\n");
+    assert!(at(37, true).contains("UID"), "whoever asks for all gets all, and cut");
+    assert!(table.render(Style { width: None, wide: false, ..PLAIN }).contains("UID"), "as a pipe does");
+}
+
+#[test]
+fn wide_adds_columns_and_no_headers_takes_the_first_line() {
+    let mut table = Table::new(&["NAME", "UID", "STATE"]).wide(&["UID"]);
+    table.row(["a".into(), "1".into(), "good".into()]);
+    let style = Style { wide: false, ..PLAIN };
+    assert_eq!(table.render(style), "NAME   STATE\na      good\n");
+    assert_eq!(table.render(Style { wide: true, ..style }), "NAME   UID   STATE\na      1     good\n");
+    assert_eq!(table.render(Style { no_headers: true, ..style }), "a   good\n");
+    let with = table.first("NODE", [Cell::from("n1")]);
+    assert_eq!(with.render(style), "NODE   NAME   STATE\nn1     a      good\n");
+}
+
+#[test]
+fn names_are_like_kubectls() {
+    use serde_json::json;
+    for (nouns, value, expected) in [
+        ("pods", json!({"namespace": "shop", "name": "web-0", "uid": "1"}), "pod/shop/web-0"),
+        ("pods", json!({"namespace": null, "name": null, "uid": "22", "node": "a"}), "pod/22"),
+        ("policies", json!({"namespace": "shop", "name": "web"}), "policy/shop/web"),
+        (
+            "certificates",
+            json!({"identity": "spiffe://cluster.local/ns/shop/sa/web"}),
+            "certificate/shop/web",
+        ),
+        ("connections", json!({"id": 7}), "connection/7"),
+        ("connections", json!({"id": 7, "node": "a"}), "connection/a/7"),
+        ("agents", json!({"node": "a"}), "agent/a"),
+    ] {
+        assert_eq!(name::of(nouns, &value), expected);
+    }
+}
+
+#[test]
+fn yaml_says_what_json_says() {
+    let value = serde_json::json!([{
+        "name": "web-0", "yes": "yes", "number": "7", "none": null, "empty": [], "count": 7, "on": true,
+        "text": "two\nlines: # \u{1b}[31m", "map": {"a b": -1.5}, "time": "2026-01-01T00:00:00Z",
+    }]);
+    let text = yaml::render(&value);
+    assert!(!text.contains('\u{1b}'), "{text}");
+    let back: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(back, value, "{text}");
+    assert!(text.find("name").unwrap() < text.find("count").unwrap(), "the order of keys: {text}");
 }

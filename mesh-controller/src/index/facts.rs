@@ -17,10 +17,11 @@ use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mesh_crd::MeshConfig;
-use mesh_crd::mesh_config::MeshConfigError;
+use mesh_crd::authorization_policy::{Authored, PolicyError};
+use mesh_crd::mesh_config::{MeshConfigError, MtlsOverride};
 use mesh_crd::network_policy::Policy;
-use mesh_model::{IdentityError, MeshSettings, NodeInfo};
+use mesh_crd::{AuthorizationPolicy, MeshConfig};
+use mesh_model::{IdentityError, MeshSettings, NodeInfo, TrustDomain};
 
 mod left_alone;
 mod pod;
@@ -56,7 +57,9 @@ pub enum Fact {
     /// Of a Node.
     Node(NodeInfo),
     /// Of a MeshConfig.
-    Mesh(Box<MeshSettings>),
+    Mesh(Box<MeshFact>),
+    /// Of an AuthorizationPolicy.
+    Policy(Box<Authored>),
     /// Of a NetworkPolicy.
     NetworkPolicy(Box<Policy>),
 }
@@ -80,6 +83,8 @@ pub enum Kind {
     MeshConfig,
     /// NetworkPolicy.
     NetworkPolicy,
+    /// AuthorizationPolicy.
+    AuthorizationPolicy,
 }
 
 /// What an object is known by. A Namespace and a RuntimeClass have an empty namespace.
@@ -102,6 +107,24 @@ pub struct NamespaceFact {
     pub capture: Option<bool>,
     /// All its labels: NetworkPolicies select by them.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A MeshConfig: what every agent is told, and what single workloads' resources say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeshFact {
+    /// For every agent.
+    pub settings: MeshSettings,
+    /// Where something else holds than `settings.mtls`, in their order.
+    pub mtls_overrides: Vec<MtlsOverride>,
+}
+
+/// What an object is read against.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Whose identities pods have.
+    pub trust_domain: TrustDomain,
+    /// Weft's own namespace: its policies are about the whole mesh.
+    pub release_namespace: String,
 }
 
 /// A RuntimeClass.
@@ -138,6 +161,9 @@ pub enum FactError {
     /// A MeshConfig that cannot be in force.
     #[error("the configuration cannot be in force")]
     Mesh(#[source] MeshConfigError),
+    /// A policy that cannot be in force.
+    #[error("the policy cannot be in force")]
+    Policy(#[source] PolicyError),
 }
 
 impl Fact {
@@ -154,6 +180,10 @@ impl Fact {
                 (Kind::NetworkPolicy, policy.namespace.as_str().into(), policy.name.as_str().into())
             }
             Self::Mesh(_) => (Kind::MeshConfig, "".into(), mesh_crd::MESH_CONFIG.into()),
+            Self::Policy(authored) => {
+                let key = &authored.policy.key;
+                (Kind::AuthorizationPolicy, key.namespace.clone(), key.name.clone())
+            }
         };
         Key { kind, namespace, name }
     }
@@ -200,8 +230,14 @@ pub fn network_policy(policy: NetworkPolicy) -> Result<Policy, FactError> {
 }
 
 /// Reads a MeshConfig.
-pub fn mesh(config: &MeshConfig) -> Result<MeshSettings, FactError> {
-    config.settings().map_err(FactError::Mesh)
+pub fn mesh(config: &MeshConfig) -> Result<MeshFact, FactError> {
+    let settings = config.settings().map_err(FactError::Mesh)?;
+    Ok(MeshFact { settings, mtls_overrides: config.mtls_overrides().map_err(FactError::Mesh)? })
+}
+
+/// Reads an AuthorizationPolicy.
+pub fn policy(policy: &AuthorizationPolicy, reading: &Reading) -> Result<Authored, FactError> {
+    policy.authored(&reading.trust_domain, &reading.release_namespace).map_err(FactError::Policy)
 }
 
 impl Kind {
@@ -216,6 +252,7 @@ impl Kind {
             Self::Node => "Node",
             Self::MeshConfig => "MeshConfig",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 }

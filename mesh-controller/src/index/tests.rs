@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use mesh_model::policy::{Policy, PolicyKey};
 use mesh_model::{Change, Phase, Reason, Service, ServiceKey, Tunnel, Uid, Workload};
 
 use super::facts::{Fact, Key, Kind};
 use super::{Captures, Index, Report, ReportError};
 use crate::watch::facts_of;
 
+mod authorization;
 mod contested;
 mod left_alone;
 mod services;
@@ -18,6 +20,7 @@ struct World {
     index: Index,
     workloads: HashMap<Uid, Workload>,
     services: HashMap<ServiceKey, Service>,
+    policies: BTreeMap<PolicyKey, Policy>,
 }
 
 impl World {
@@ -57,6 +60,10 @@ impl World {
                 Change::Service(service) => drop(self.services.insert(service.key.clone(), service)),
                 Change::ServiceRemoved(key) => {
                     self.services.remove(&key).expect("it was given out");
+                }
+                Change::Policy(policy) => drop(self.policies.insert(policy.key.clone(), policy)),
+                Change::PolicyRemoved(key) => {
+                    self.policies.remove(&key).expect("it was given out");
                 }
                 Change::Mesh(_) | Change::MeshRemoved | Change::Node(_) | Change::NodeRemoved(_) => {}
             }

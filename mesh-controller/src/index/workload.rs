@@ -25,6 +25,7 @@ impl Index {
             tunnel: tunnel(pod, enrolled, self.captures.word(uid, &pod.node)),
             phase: pod.phase,
             host_network: pod.host_network,
+            bindings: self.bindings(pod),
         })
     }
 

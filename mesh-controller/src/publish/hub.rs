@@ -19,16 +19,23 @@ use crate::reconcile::Words;
 use crate::watch::{Batch, FactChange};
 
 mod notice;
+mod observed;
 mod place;
+mod policies;
 mod release;
+mod strict;
 
 #[cfg(test)]
 mod tests;
 
 pub use notice::Told;
+use observed::Observed;
 pub(super) use place::Place;
 use place::end_oldest;
+use policies::Applied;
+pub use policies::PolicyState;
 use release::{Elsewhere, Leaving, release};
+pub use strict::Bare;
 
 /// Shared by the watcher, the streams and the admin pages.
 #[derive(Debug)]
@@ -64,6 +71,10 @@ struct State {
     accounts: Option<HashSet<(String, String)>>,
     /// Labelled pods that wait for an agent on their node.
     agentless: Agentless,
+    /// How far policies have come.
+    applied: Applied,
+    /// Who talked to whom, as agents said.
+    observed: Observed,
     files: Vec<FileRow>,
     problems: Vec<String>,
 }
@@ -93,6 +104,8 @@ pub struct NodeRow {
     pub left: bool,
     /// How often its agent came or said something here.
     pub heard: u64,
+    /// What its agent has applied of policies, as a digest.
+    pub policies: Option<u128>,
     /// What it said of its pods.
     pub words: Words,
 }
@@ -123,6 +136,8 @@ impl Hub {
             left_alone: BTreeMap::new(),
             accounts: None,
             agentless: Agentless::default(),
+            applied: Applied::default(),
+            observed: Observed::default(),
             files: Vec::new(),
             problems: Vec::new(),
         };
@@ -182,7 +197,11 @@ impl Hub {
     fn publish(&self, state: &mut State) {
         let changes = state.index.flush();
         notice::tell_left_alone(&mut state.left_alone, &changes, &self.told);
+        let rebound = state.index.take_rebound();
+        let touched = state.applied.note(&changes, rebound);
         state.published.apply(changes);
+        let generation = state.published.generation();
+        state.applied.published(touched, generation);
         for remark in state.index.remarks() {
             self.tell(remark.into());
         }
@@ -292,6 +311,7 @@ impl Hub {
                 version: agent.version.clone(),
                 left: agent.left,
                 heard: agent.heard,
+                policies: state.policies_of(node),
                 words: Words::default(),
             };
             (node.clone(), row)
@@ -380,6 +400,7 @@ impl Hub {
         agent.left = false;
         agent.heard += 1;
         self.metrics.agents_connected.set(i64::try_from(state.streams.len()).unwrap_or(i64::MAX));
+        Self::policies_may_differ(&mut state);
         drop(state);
         self.captures_changed.notify_one();
         Ok((Place { hub: self.clone(), id, wake, sent: Version::default() }, session))

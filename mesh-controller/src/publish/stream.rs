@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mesh_model::Uid;
 use mesh_telemetry::shutdown::Shutdown;
+use mesh_xds::Seen;
 use mesh_xds::delta::{ProtocolError, Session};
 use mesh_xds::proto;
 use mesh_xds::proto::agent_message::Message as Hear;
@@ -131,6 +132,14 @@ impl Stream {
                     let (reason, note, warning) = (event.reason, event.note, event.warning);
                     self.hub.tell(super::Told { node: self.node.clone(), uid, reason, note, warning });
                 }
+            }
+            Hear::Observations(told) => {
+                let (seen, wrong): (Vec<_>, Vec<_>) =
+                    told.observations.into_iter().map(Seen::try_from).partition(Result::is_ok);
+                if let Some(Err(error)) = wrong.into_iter().next() {
+                    tracing::warn!(node = self.node, %error, "an agent told of a connection that makes no sense");
+                }
+                self.hub.observe(&self.node, seen.into_iter().flatten(), told.lost);
             }
             Hear::Left(left) => self.hub.left(&self.node, !left.stays),
             Hear::Hello(_) => return Err(Status::invalid_argument("a second hello")),

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt as _;
-use mesh_crd::mesh_config::{LogFormat, MeshConfigStatus};
-use mesh_crd::{MeshConfig, NodeState, NodeStateStatus};
+use mesh_crd::authorization_policy::AuthorizationPolicyStatus;
+use mesh_crd::mesh_config::{LogFormat, MeshConfigStatus, MtlsMode};
+use mesh_crd::{AuthorizationPolicy, MeshConfig, NodeState, NodeStateStatus};
+use mesh_model::policy::PolicyKey;
 use mesh_model::{TrustDomain, Uid};
 use mesh_telemetry::logs::Format;
 use tokio::sync::watch;
 
+use crate::index::facts::{self, Reading};
 use crate::publish::Hub;
 use crate::watch::kubernetes::ObjectName;
 
@@ -35,6 +38,7 @@ pub(super) struct State {
     pub(super) node_states: BTreeMap<String, SeenNodeState>,
     pub(super) mesh_configs: BTreeMap<String, SeenMeshConfig>,
     pub(super) leases: BTreeMap<String, SeenLease>,
+    pub(super) policies: BTreeMap<PolicyKey, Arc<SeenPolicy>>,
     /// What is to be said of objects as things stand, by who says so.
     pub(super) standing: BTreeMap<&'static str, Vec<Standing>>,
     /// Kinds that were listed at least once.
@@ -56,8 +60,19 @@ pub(super) struct SeenMeshConfig {
     /// In force as it stands, or why not.
     pub(super) verdict: Result<(), String>,
     pub(super) trust_domain: Option<String>,
+    /// It asks for `mtls: Strict` in the whole mesh.
+    pub(super) is_strict: bool,
     /// Of the last one that was good.
     pub(super) own: Own,
+}
+
+/// An AuthorizationPolicy likewise.
+#[derive(Clone, Debug)]
+pub(super) struct SeenPolicy {
+    pub(super) generation: Option<i64>,
+    pub(super) status: AuthorizationPolicyStatus,
+    /// It can be in force as it stands, or why not.
+    pub(super) verdict: Result<(), String>,
 }
 
 /// What of a MeshConfig concerns the controller itself and is followed live.
@@ -214,6 +229,7 @@ impl Board {
                 status: object.status.clone().unwrap_or_default(),
                 verdict,
                 trust_domain: object.spec.trust_domain.clone(),
+                is_strict: object.spec.mtls == Some(MtlsMode::Strict),
                 own,
             };
             state.mesh_configs.insert(object.name_any(), seen);
@@ -229,6 +245,7 @@ impl Board {
                 status: old.map(|old| old.status.clone()).unwrap_or_default(),
                 verdict: Err(error.into()),
                 trust_domain: old.and_then(|old| old.trust_domain.clone()),
+                is_strict: old.is_some_and(|old| old.is_strict),
                 own: old.map(|old| old.own).unwrap_or_default(),
             };
             state.mesh_configs.insert(name.into(), seen);
@@ -237,6 +254,46 @@ impl Board {
 
     pub(crate) fn no_mesh_config(&self, name: &str) {
         self.change(|state| drop(state.mesh_configs.remove(name)));
+    }
+
+    pub(crate) fn policy(&self, object: &AuthorizationPolicy, reading: &Reading) {
+        let read = facts::policy(object, reading).map(drop).map_err(|error| crate::chain(&error));
+        let key = PolicyKey::new(&object.namespace().unwrap_or_default(), &object.name_any());
+        let seen = SeenPolicy {
+            generation: object.metadata.generation,
+            status: object.status.clone().unwrap_or_default(),
+            verdict: read,
+        };
+        self.change(|state| drop(state.policies.insert(key, Arc::new(seen))));
+    }
+
+    /// One that cannot even be read.
+    pub(crate) fn broken_policy(&self, key: PolicyKey, generation: Option<i64>, error: &str) {
+        self.change(|state| {
+            let status = state.policies.get(&key).map(|old| old.status.clone()).unwrap_or_default();
+            let seen = SeenPolicy { generation, status, verdict: Err(error.into()) };
+            state.policies.insert(key, Arc::new(seen));
+        });
+    }
+
+    pub(crate) fn no_policy(&self, key: &PolicyKey) {
+        self.change(|state| drop(state.policies.remove(key)));
+    }
+
+    pub(super) fn policies(&self) -> BTreeMap<PolicyKey, Arc<SeenPolicy>> {
+        self.state().policies.clone()
+    }
+
+    /// What agents of other replicas have applied of policies, by node.
+    pub(super) fn policies_elsewhere(&self, replica: &str) -> BTreeMap<String, u128> {
+        let state = self.state();
+        let others = state.node_states.iter().filter(|(_, seen)| {
+            let is_connected =
+                seen.status.conditions.iter().any(|c| c.type_ == "Connected" && c.status == "True");
+            is_connected && seen.status.replica.as_deref() != Some(replica)
+        });
+        let digest = |seen: &SeenNodeState| u128::from_str_radix(seen.status.policies.as_deref()?, 16).ok();
+        others.filter_map(|(node, seen)| Some((node.clone(), digest(seen)?))).collect()
     }
 
     pub(crate) fn lease(&self, object: &Lease) {

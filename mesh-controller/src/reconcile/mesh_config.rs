@@ -3,7 +3,7 @@
 //! Agents' settings go with the world, by way of the index. Here is what concerns the controller itself: the trust domain
 //! (at the start: identities are made of it), the lifetime of certificates and the form of log lines (live).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -19,8 +19,10 @@ use tokio::sync::watch;
 
 use super::board::SeenMeshConfig;
 use super::said::{Trouble, is_absent, is_conflict};
+use super::strict::{self, Dialled};
 use super::{MANAGER, Reconcile};
 use crate::cluster;
+use crate::publish::Bare;
 use crate::watch::kubernetes::Seen;
 
 const RESOURCE: &str = "meshconfigs.weft.dev";
@@ -28,6 +30,8 @@ const STATUS: &str = "meshconfigs.weft.dev/status";
 /// After a failure this long, then twice as long, up to [`LONGEST`].
 const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
+/// How often it is looked whom `mtls: Strict` cuts.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// What is needed before anything else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,6 +85,7 @@ pub(super) async fn keep(shared: Reconcile, mut leader: watch::Receiver<bool>) {
     let api: Api<MeshConfig> = Api::all(shared.client.clone());
     let mut changes = shared.board.changes();
     let mut trouble = Trouble::default();
+    let mut cuts = Cuts::default();
     loop {
         let (whole, configs) = {
             let state = shared.board.state();
@@ -94,16 +99,53 @@ pub(super) async fn keep(shared: Reconcile, mut leader: watch::Receiver<bool>) {
         }
         let mut well = true;
         if *leader.borrow_and_update() {
+            let generation = configs.get(mesh_crd::MESH_CONFIG).and_then(|seen| seen.generation);
+            cuts.look(&shared, generation).await;
             for (name, seen) in &configs {
-                well &= say(&api, name, seen, &shared, &mut trouble).await;
+                let cut = (name == mesh_crd::MESH_CONFIG).then(|| cuts.sentence(seen.is_strict)).flatten();
+                well &= say(&api, name, seen, cut.as_deref(), &shared, &mut trouble).await;
             }
         }
         tokio::select! {
             changed = changes.changed(), if well => if changed.is_err() { return },
             changed = leader.changed(), if well => if changed.is_err() { return },
             () = tokio::time::sleep(Duration::from_secs(1)), if !well => {}
+            () = tokio::time::sleep(LOOK), if well => {}
             () = shared.shutdown.wait() => return,
         }
+    }
+}
+
+/// What strict would cut, as of a while ago.
+#[derive(Debug, Default)]
+struct Cuts {
+    dialled: Dialled,
+    bare: Bare,
+    /// When, and for which generation of the MeshConfig.
+    looked: Option<(Instant, Option<i64>)>,
+    trouble: Trouble,
+}
+
+impl Cuts {
+    async fn look(&mut self, shared: &Reconcile, generation: Option<i64>) {
+        let is_fresh = |(at, of): (Instant, Option<i64>)| of == generation && at.elapsed() < LOOK;
+        if self.looked.is_some_and(is_fresh) {
+            return;
+        }
+        self.looked = Some((Instant::now(), generation));
+        self.bare = shared.hub.bare();
+        match Dialled::list(&shared.client).await {
+            Ok(dialled) => {
+                self.dialled = dialled;
+                self.trouble.over();
+            }
+            // What was known stays said.
+            Err((resource, error)) => self.trouble.said("list", resource, &error, &shared.metrics),
+        }
+    }
+
+    fn sentence(&self, is_strict: bool) -> Option<String> {
+        strict::sentence(&self.bare, &self.dialled, is_strict)
     }
 }
 
@@ -112,10 +154,11 @@ async fn say(
     api: &Api<MeshConfig>,
     name: &str,
     seen: &SeenMeshConfig,
+    cut: Option<&str>,
     shared: &Reconcile,
     trouble: &mut Trouble,
 ) -> bool {
-    let wanted = status(seen, shared.board.trust_domain(), Timestamp::now());
+    let wanted = status(seen, cut, shared.board.trust_domain(), Timestamp::now());
     if wanted == seen.status {
         return true;
     }
@@ -146,7 +189,12 @@ async fn say(
 }
 
 /// What the status should be. Pure.
-pub(super) fn status(seen: &SeenMeshConfig, in_force: &TrustDomain, now: Timestamp) -> MeshConfigStatus {
+pub(super) fn status(
+    seen: &SeenMeshConfig,
+    cut: Option<&str>,
+    in_force: &TrustDomain,
+    now: Timestamp,
+) -> MeshConfigStatus {
     let (status, reason, message) = match (&seen.verdict, &seen.trust_domain) {
         (Err(error), _) => {
             let message = format!("{error}; what was last accepted stays in force");
@@ -159,7 +207,10 @@ pub(super) fn status(seen: &SeenMeshConfig, in_force: &TrustDomain, now: Timesta
             );
             ("False", "TrustDomainChanged", message)
         }
-        (Ok(()), _) => ("True", "InForce", "in force as it stands".to_owned()),
+        (Ok(()), _) => {
+            let cut = cut.map(|cut| format!(". {cut}")).unwrap_or_default();
+            ("True", "InForce", format!("in force as it stands{cut}"))
+        }
     };
     let old = seen.status.conditions.iter().find(|condition| condition.type_ == "Accepted");
     let since = old.filter(|old| old.status == status).map(|old| old.last_transition_time.clone());

@@ -87,6 +87,7 @@ fn wanted(row: &NodeRow, old: Option<&NodeStateStatus>, me: &str, now: Timestamp
         captured_pods: i32::try_from(row.words.captured.len()).ok(),
         withdrawn: uids(&row.words.withdrawn),
         leaving: uids(&row.words.leaving),
+        policies: row.policies.map(|digest| format!("{digest:032x}")),
         left: row.left,
         last_seen: Some(Time(whole_seconds(now))),
         conditions: vec![connected(old, status, reason, message, now)],

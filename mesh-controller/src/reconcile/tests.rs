@@ -61,6 +61,7 @@ fn a_silent_replica_is_dead_only_to_one_that_hears_itself() {
 
 fn row(heard: u64, captured: &[&str]) -> NodeRow {
     NodeRow {
+        policies: None,
         node: "one".into(),
         connected: true,
         version: "1".into(),
@@ -118,6 +119,7 @@ fn accepted_says_why_not_and_since_when() {
         status,
         verdict: verdict.map_err(str::to_owned),
         trust_domain: trust_domain.map(str::to_owned),
+        is_strict: false,
         own: Own::default(),
     };
     let none = MeshConfigStatus::default;
@@ -127,13 +129,13 @@ fn accepted_says_why_not_and_since_when() {
         (Ok(()), Some("other"), "False", "TrustDomainChanged"),
         (Err("no port"), Some("other"), "False", "Invalid"),
     ] {
-        let said = mesh_config::status(&seen(verdict, trust_domain, none()), &domain, now);
+        let said = mesh_config::status(&seen(verdict, trust_domain, none()), None, &domain, now);
         let condition = &said.conditions[0];
         assert_eq!((&*condition.status, &*condition.reason), (status, reason));
         assert_eq!((condition.observed_generation, said.observed_generation), (Some(3), Some(3)));
         // Said again later it is the same: nothing is written.
         let later = now + jiff::SignedDuration::from_secs(60);
-        let again = mesh_config::status(&seen(verdict, trust_domain, said.clone()), &domain, later);
+        let again = mesh_config::status(&seen(verdict, trust_domain, said.clone()), None, &domain, later);
         assert_eq!(again, said);
     }
 }

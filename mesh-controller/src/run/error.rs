@@ -48,6 +48,9 @@ pub enum RunError {
     /// The controller's own certificate.
     #[error("cannot make the controller's TLS configuration")]
     Tls(#[source] TlsError),
+    /// Certificates for meshctl.
+    #[error("cannot serve meshctl over TLS (--admin-cert, --admin-key, --admin-client-ca)")]
+    AdminTls(#[source] mesh_telemetry::http::tls::TlsError),
     /// An admin or metrics listener.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -75,7 +78,8 @@ impl RunError {
             | Self::Tokens(_)
             | Self::NoCallers
             | Self::GivenAuthority(_)
-            | Self::TwoAuthorities(_) => 2,
+            | Self::TwoAuthorities(_)
+            | Self::AdminTls(_) => 2,
             Self::Files(FilesError::Inotify(_) | FilesError::Thread(_))
             | Self::Authority(_)
             | Self::Secret(_)

@@ -41,7 +41,7 @@ impl FilesHome {
     /// Reads and checks everything, and what agents reported before a restart.
     pub(super) fn prepare(config: &Config, dir: &Path) -> Result<(Prepared, Captures), RunError> {
         let tokens = Tokens::open(config.agent_tokens.as_ref().ok_or(RunError::NoCallers)?)?;
-        let files = FilesConfig { directory: dir.into(), trust_domain: config.trust_domain.clone() };
+        let files = FilesConfig { directory: dir.into(), reading: config.reading(&config.trust_domain) };
         let (source, first) = Source::open(files)?;
         let state_dir = StateDir::open(&config.state_dir)?;
         let authority = authority::from_disk(config, &config.trust_domain)?;

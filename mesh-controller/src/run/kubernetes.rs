@@ -87,7 +87,8 @@ impl KubernetesHome {
                 log_format: config.log_format,
                 shutdown: shutdown.clone(),
             };
-            let watch = WatchConfig { trust_domain, namespace: config.namespace.clone() };
+            let watch =
+                WatchConfig { reading: config.reading(&trust_domain), namespace: config.namespace.clone() };
             let first =
                 kubernetes::follow(client, watch, shell.hub.clone(), board, shell.metrics.clone(), &shutdown);
             let registered = reconcile.spawn();

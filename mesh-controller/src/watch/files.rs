@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_model::TrustDomain;
 use mesh_telemetry::api::FileRow;
 use tokio::sync::mpsc;
 
@@ -21,6 +20,7 @@ use super::Batch;
 use super::catalog::Catalog;
 use super::inotify::{Hints, Watches};
 use super::parse::{Format, parse};
+use crate::index::facts::Reading;
 
 /// A whole look at least this often.
 const RESCAN: Duration = Duration::from_secs(10);
@@ -37,8 +37,8 @@ const MAX_DEPTH: usize = 32;
 pub struct FilesConfig {
     /// The directory.
     pub directory: PathBuf,
-    /// Whose identities the pods have.
-    pub trust_domain: TrustDomain,
+    /// What objects are read against.
+    pub reading: Reading,
 }
 
 /// Why the directory cannot be watched.
@@ -315,8 +315,8 @@ impl Source {
             let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
             Unread::Broken(format!("line {line}: not UTF-8 text"))
         })?;
-        let parsed = parse(text, format, &self.config.trust_domain)
-            .map_err(|error| Unread::Broken(error.to_string()))?;
+        let parsed =
+            parse(text, format, &self.config.reading).map_err(|error| Unread::Broken(error.to_string()))?;
         for kind in parsed.unknown {
             if self.unknown.insert(kind.clone()) {
                 tracing::warn!(file = %path.display(), kind, "objects of this kind are ignored");

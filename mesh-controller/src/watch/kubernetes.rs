@@ -21,12 +21,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::{Api, Client};
-use mesh_crd::{MeshConfig, NodeState};
-use mesh_model::TrustDomain;
+use mesh_crd::{AuthorizationPolicy, MeshConfig, NodeState};
 use mesh_telemetry::readiness::Condition;
 use mesh_telemetry::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 
+use crate::index::facts::Reading;
 use crate::metrics::Metrics;
 use crate::publish::Hub;
 use crate::reconcile::Board;
@@ -52,8 +52,8 @@ const STEPS: usize = 1_024;
 /// What is watched, and for whom.
 #[derive(Clone, Debug)]
 pub struct WatchConfig {
-    /// Whose identities the pods have.
-    pub trust_domain: TrustDomain,
+    /// What objects are read against.
+    pub reading: Reading,
     /// Weft's own namespace: its Leases are the replicas'.
     pub namespace: String,
 }
@@ -99,6 +99,7 @@ pub fn follow(
     watches.all::<ServiceAccount>();
     watches.all::<RuntimeClass>();
     watches.all::<NetworkPolicy>();
+    watches.all::<AuthorizationPolicy>();
     watches.all::<MeshConfig>();
     watches.all::<NodeState>();
     watches.own::<Lease>();
@@ -143,7 +144,7 @@ impl Watches<'_> {
         let follower = Follower::new(
             kind,
             api,
-            self.config.trust_domain.clone(),
+            self.config.reading.clone(),
             self.board.clone(),
             self.steps.clone(),
             self.metrics.clone(),

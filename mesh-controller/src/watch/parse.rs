@@ -8,15 +8,14 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use mesh_crd::MeshConfig;
-use mesh_model::TrustDomain;
+use mesh_crd::{AuthorizationPolicy, MeshConfig};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_saphyr::{DefaultMessageFormatter, MessageFormatter as _, Spanned};
 
 use crate::index::facts::{
-    self, Fact, FactError, NamespaceFact, PodFact, RuntimeClassFact, ServiceFact, SliceFact,
+    self, Fact, FactError, NamespaceFact, PodFact, Reading, RuntimeClassFact, ServiceFact, SliceFact,
 };
 
 /// Scalars, sequences and mappings in one document: a List of some ten thousand pods.
@@ -101,12 +100,13 @@ struct Document<'a> {
 /// The facts of a YAML text, for tests of what comes after.
 #[cfg(test)]
 pub(crate) fn facts_of(yaml: &str) -> Result<Vec<Fact>, String> {
-    let trust_domain = TrustDomain::new("cluster.local").map_err(|error| error.to_string())?;
-    parse(yaml, Format::Yaml, &trust_domain).map(|parsed| parsed.facts).map_err(|error| error.to_string())
+    let trust_domain = mesh_model::TrustDomain::new("cluster.local").map_err(|error| error.to_string())?;
+    let reading = Reading { trust_domain, release_namespace: "weft-system".into() };
+    parse(yaml, Format::Yaml, &reading).map(|parsed| parsed.facts).map_err(|error| error.to_string())
 }
 
 /// Reads a whole file.
-pub(super) fn parse(text: &str, format: Format, trust_domain: &TrustDomain) -> Result<Parsed, ParseError> {
+pub(super) fn parse(text: &str, format: Format, reading: &Reading) -> Result<Parsed, ParseError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let documents = match format {
         Format::Yaml => yaml_documents(text),
@@ -118,7 +118,7 @@ pub(super) fn parse(text: &str, format: Format, trust_domain: &TrustDomain) -> R
             Format::Yaml => Source::Yaml(document.text),
             Format::Json => Source::Json(document.text),
         };
-        source.read_document(trust_domain, &mut parsed).map_err(|broken| ParseError {
+        source.read_document(reading, &mut parsed).map_err(|broken| ParseError {
             line: document.before + broken.line.unwrap_or(document.content),
             document: number,
             message: broken.message,
@@ -193,10 +193,10 @@ impl Source<'_> {
         }
     }
 
-    fn read_document(&self, trust_domain: &TrustDomain, parsed: &mut Parsed) -> Result<(), Broken> {
+    fn read_document(&self, reading: &Reading, parsed: &mut Parsed) -> Result<(), Broken> {
         let head: Head = self.read()?;
         if !head.is("v1", "List") {
-            return self.read_object(&head, trust_domain, parsed);
+            return self.read_object(&head, reading, parsed);
         }
         let items: Vec<(Option<usize>, serde_json::Value)> = match self {
             Self::Yaml(_) => {
@@ -211,56 +211,55 @@ impl Source<'_> {
         };
         for (number, (line, item)) in (1..).zip(items) {
             let source = Self::Value(item);
-            let read = source.read().and_then(|head| source.read_object(&head, trust_domain, parsed));
+            let read = source.read().and_then(|head| source.read_object(&head, reading, parsed));
             read.map_err(|broken| Broken { line, message: format!("item {number}: {}", broken.message) })?;
         }
         Ok(())
     }
 
-    fn read_object(
-        &self,
-        head: &Head,
-        trust_domain: &TrustDomain,
-        parsed: &mut Parsed,
-    ) -> Result<(), Broken> {
+    fn read_object(&self, head: &Head, reading: &Reading, parsed: &mut Parsed) -> Result<(), Broken> {
         let Some(kind) = head.kind.as_deref() else {
             return Err(Broken { line: None, message: "no object: kind is missing".into() });
         };
         let api_version = head.api_version.as_deref().unwrap_or_default();
-        let fact =
-            match (api_version, kind) {
-                ("v1", "Namespace") => {
-                    NamespaceFact::new(&self.read::<Namespace>()?).map(Fact::Namespace).map(Some)
-                }
-                ("v1", "Pod") => {
-                    PodFact::new(&self.read::<Pod>()?, trust_domain).map(|pod| Some(Fact::Pod(Box::new(pod))))
-                }
-                ("v1", "Service") => {
-                    ServiceFact::new(&self.read::<Service>()?).map(|service| service.map(Fact::Service))
-                }
-                ("discovery.k8s.io/v1", "EndpointSlice") => {
-                    SliceFact::new(&self.read::<EndpointSlice>()?).map(|slice| slice.map(Fact::Slice))
-                }
-                ("node.k8s.io/v1", "RuntimeClass") => {
-                    RuntimeClassFact::new(&self.read::<RuntimeClass>()?).map(Fact::RuntimeClass).map(Some)
-                }
-                ("v1", "Node") => facts::node(&self.read::<Node>()?).map(Fact::Node).map(Some),
-                ("networking.k8s.io/v1", "NetworkPolicy") => facts::network_policy(self.read()?)
-                    .map(|policy| Some(Fact::NetworkPolicy(Box::new(policy)))),
-                ("weft.dev/v1alpha1", "MeshConfig") => facts::mesh(&self.read::<MeshConfig>()?)
-                    .map(|settings| Some(Fact::Mesh(Box::new(settings)))),
-                ("v1", "ServiceAccount") => self.read::<ServiceAccount>().map(|_| Ok(None))?,
-                ("", _) => {
-                    return Err(Broken {
-                        line: None,
-                        message: format!("{}: apiVersion is missing", head.named(kind)),
-                    });
-                }
-                _ => {
-                    parsed.unknown.insert(format!("{api_version} {kind}"));
-                    Ok(None)
-                }
-            };
+        let fact = match (api_version, kind) {
+            ("v1", "Namespace") => {
+                NamespaceFact::new(&self.read::<Namespace>()?).map(Fact::Namespace).map(Some)
+            }
+            ("v1", "Pod") => PodFact::new(&self.read::<Pod>()?, &reading.trust_domain)
+                .map(|pod| Some(Fact::Pod(Box::new(pod)))),
+            ("v1", "Service") => {
+                ServiceFact::new(&self.read::<Service>()?).map(|service| service.map(Fact::Service))
+            }
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                SliceFact::new(&self.read::<EndpointSlice>()?).map(|slice| slice.map(Fact::Slice))
+            }
+            ("node.k8s.io/v1", "RuntimeClass") => {
+                RuntimeClassFact::new(&self.read::<RuntimeClass>()?).map(Fact::RuntimeClass).map(Some)
+            }
+            ("v1", "Node") => facts::node(&self.read::<Node>()?).map(Fact::Node).map(Some),
+            ("networking.k8s.io/v1", "NetworkPolicy") => {
+                facts::network_policy(self.read()?).map(|policy| Some(Fact::NetworkPolicy(Box::new(policy))))
+            }
+            ("weft.dev/v1alpha1", "MeshConfig") => {
+                facts::mesh(&self.read::<MeshConfig>()?).map(|mesh| Some(Fact::Mesh(Box::new(mesh))))
+            }
+            ("weft.dev/v1alpha1", "AuthorizationPolicy") => {
+                facts::policy(&self.read::<AuthorizationPolicy>()?, reading)
+                    .map(|authored| Some(Fact::Policy(Box::new(authored))))
+            }
+            ("v1", "ServiceAccount") => self.read::<ServiceAccount>().map(|_| Ok(None))?,
+            ("", _) => {
+                return Err(Broken {
+                    line: None,
+                    message: format!("{}: apiVersion is missing", head.named(kind)),
+                });
+            }
+            _ => {
+                parsed.unknown.insert(format!("{api_version} {kind}"));
+                Ok(None)
+            }
+        };
         let broken = |error: FactError| Broken { line: None, message: head.complaint(kind, &error) };
         parsed.facts.extend(fact.map_err(broken)?);
         Ok(())

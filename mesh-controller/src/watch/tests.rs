@@ -12,7 +12,12 @@ use super::catalog::Catalog;
 use super::inotify::Hints;
 use super::parse::{Format, Parsed, parse};
 use super::{Batch, FactChange, FilesConfig, FilesError, Source, facts_of};
-use crate::index::facts::Fact;
+use crate::index::facts::{Fact, Reading};
+
+fn reading() -> Reading {
+    let trust_domain = TrustDomain::new("cluster.local").unwrap();
+    Reading { trust_domain, release_namespace: "weft-system".into() }
+}
 
 fn pod(name: &str, address: &str) -> String {
     format!(
@@ -21,7 +26,7 @@ fn pod(name: &str, address: &str) -> String {
 }
 
 fn read(text: &str, format: Format) -> Result<Parsed, String> {
-    parse(text, format, &TrustDomain::new("cluster.local").unwrap()).map_err(|error| error.to_string())
+    parse(text, format, &reading()).map_err(|error| error.to_string())
 }
 
 fn names(facts: &[Fact]) -> Vec<String> {
@@ -204,8 +209,7 @@ impl Files {
     }
 
     fn open(&self) -> (Source, Batch) {
-        let trust_domain = TrustDomain::new("cluster.local").unwrap();
-        Source::open(FilesConfig { directory: self.dir.path().into(), trust_domain }).unwrap()
+        Source::open(FilesConfig { directory: self.dir.path().into(), reading: reading() }).unwrap()
     }
 
     /// Follows; gives each batch's changes.
@@ -268,8 +272,8 @@ fn the_first_look_reads_all_that_is_below_and_nothing_else() {
 
 #[test]
 fn a_directory_that_is_not_there_is_an_error_with_the_remedy() {
-    let trust_domain = TrustDomain::new("cluster.local").unwrap();
-    let error = Source::open(FilesConfig { directory: "/nowhere/at/all".into(), trust_domain }).unwrap_err();
+    let error =
+        Source::open(FilesConfig { directory: "/nowhere/at/all".into(), reading: reading() }).unwrap_err();
     assert!(matches!(&error, FilesError::Directory { .. }), "{error:?}");
     assert!(error.to_string().contains("--dir"), "{error}");
 }
@@ -387,8 +391,7 @@ fn a_directory_that_vanishes_leaves_its_last_good_state_in_force() {
     let root = files.path("objects");
     fs::create_dir(&root).unwrap();
     fs::write(root.join("a.yaml"), pod("a", "10.0.0.1")).unwrap();
-    let trust_domain = TrustDomain::new("cluster.local").unwrap();
-    let (mut source, _) = Source::open(FilesConfig { directory: root.clone(), trust_domain }).unwrap();
+    let (mut source, _) = Source::open(FilesConfig { directory: root.clone(), reading: reading() }).unwrap();
     fs::rename(&root, files.path("away")).unwrap();
     let batch = source.look(&everything()).unwrap();
     assert_eq!(batch.changes, []);

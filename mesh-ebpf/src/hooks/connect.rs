@@ -5,15 +5,14 @@
 //! kubelet, in the host's namespace ─▶ note that on the socket
 //! whose socket? namespace cookie, else the cgroups above the process ─▶ verdict::connect
 //!   excluded by the operator ─▶ pass
-//!   capture ─▶ service without endpoint: refuse
-//!            ─▶ note what was dialled on the socket, dial the pod's own address, one of the capture ports
+//!   capture ─▶ way: refused │ left as it is │ directly to a pod of the node │ the pod's own address, one of the capture ports
+//!            ─▶ note what was dialled on the socket
 //! ```
 //!
 //! The socket's namespace decides and not the process, so a moved process, a passed socket, io_uring and an MPTCP join
 //! (a kernel thread in the root cgroup) make no difference. Not seen here: SOCK_RAW, and UDP on purpose.
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
     bpf_set_retval,
@@ -22,16 +21,16 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use mesh_common::{
-    Addr, CapturePorts, CgroupEntry, Counter, PodEntry, Refusal, ServiceKey16, ServiceState, Settings,
-    SockNote,
+    Addr, CapturePorts, CgroupEntry, Counter, Endpoint16, PodEntry, Refusal, RefusalEvent, Settings, SockNote,
 };
 
-use crate::maps::{
-    ADDRS, CGROUPS, EXCLUDED_NETS, EXCLUDED_PORTS, KUBELET, NOTES, PODS, SELF, SERVICES, SETTINGS, counted,
-    refused,
-};
+use super::way::{self, Way};
+use crate::maps::{ADDRS, CGROUPS, KUBELET, NOTES, PODS, SELF, SETTINGS, counted, refused, told};
+use crate::tables::is_excluded;
 use crate::verdict::{self, Connect, Owner};
 
+/// No endpoint was chosen.
+const NOWHERE: Endpoint16 = Endpoint16 { addr: Addr::NONE, port: 0 };
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;
 const ECONNREFUSED: i32 = 111;
@@ -48,24 +47,28 @@ static HAS_SET_RETVAL: u8 = 1;
 /// What the hook does with the socket address.
 enum Outcome {
     Pass,
-    Redirect(Addr),
+    /// Address, and port in network byte order.
+    To(Addr, u32),
     Refuse(Refusal),
+    /// By a policy of this destination.
+    Deny(Endpoint16),
 }
 
 #[cgroup_sock_addr(connect4)]
 fn mesh_connect4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is the kernel's; each read is a field that this program type may read.
     let (addr, port) = unsafe { ((*ctx.sock_addr).user_ip4, (*ctx.sock_addr).user_port) };
-    let dialled = Addr::v4_word(addr);
-    match outcome(&ctx, dialled, port_of(port)) {
+    let dialled = Endpoint16 { addr: Addr::v4_word(addr), port: port_of(port) };
+    match outcome(&ctx, dialled) {
         Outcome::Pass => ALLOW,
-        Outcome::Refuse(refusal) => refuse(&ctx, refusal),
-        Outcome::Redirect(to) => {
+        Outcome::Refuse(refusal) => refuse(&ctx, refusal, dialled, dialled),
+        Outcome::Deny(to) => refuse(&ctx, Refusal::Policy, to, dialled),
+        Outcome::To(to, port) => {
             let [_, _, _, v4] = to.words;
             // SAFETY: as above, for fields that this program type may write.
             unsafe {
                 (*ctx.sock_addr).user_ip4 = v4;
-                (*ctx.sock_addr).user_port = capture_port();
+                (*ctx.sock_addr).user_port = port;
             }
             ALLOW
         }
@@ -76,11 +79,12 @@ fn mesh_connect4(ctx: SockAddrContext) -> i32 {
 fn mesh_connect6(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is the kernel's; each read is a field that this program type may read.
     let (addr, port) = unsafe { (words6(ctx.sock_addr), (*ctx.sock_addr).user_port) };
-    let dialled = Addr { words: addr };
-    match outcome(&ctx, dialled, port_of(port)) {
+    let dialled = Endpoint16 { addr: Addr { words: addr }, port: port_of(port) };
+    match outcome(&ctx, dialled) {
         Outcome::Pass => ALLOW,
-        Outcome::Refuse(refusal) => refuse(&ctx, refusal),
-        Outcome::Redirect(to) => {
+        Outcome::Refuse(refusal) => refuse(&ctx, refusal, dialled, dialled),
+        Outcome::Deny(to) => refuse(&ctx, Refusal::Policy, to, dialled),
+        Outcome::To(to, port) => {
             let [a, b, c, d] = to.words;
             // SAFETY: as above, for fields that this program type may write.
             unsafe {
@@ -88,7 +92,7 @@ fn mesh_connect6(ctx: SockAddrContext) -> i32 {
                 (*ctx.sock_addr).user_ip6[1] = b;
                 (*ctx.sock_addr).user_ip6[2] = c;
                 (*ctx.sock_addr).user_ip6[3] = d;
-                (*ctx.sock_addr).user_port = capture_port();
+                (*ctx.sock_addr).user_port = port;
             }
             ALLOW
         }
@@ -96,7 +100,7 @@ fn mesh_connect6(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u32) -> Outcome {
+fn outcome(ctx: &SockAddrContext, dialled: Endpoint16) -> Outcome {
     // SAFETY: readable fields of the kernel's context.
     let protocol = unsafe { (*ctx.sock_addr).protocol };
     if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
@@ -118,11 +122,11 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u32) -> Outcome {
         None => owner_by_cgroup(cookie, settings.host_cookie),
     };
     if cookie == settings.host_cookie {
-        note_kubelet(ctx, cgroup, dialled, port);
+        note_kubelet(ctx, cgroup, dialled);
     }
-    let excluded = verdict::heeds_exclusions(owner) && is_excluded(settings, dialled, port);
+    let excluded = verdict::heeds_exclusions(owner) && is_excluded(settings, dialled.addr, dialled.port);
     let (allow_unknown, complete) = (settings.allow_unknown != 0, settings.world_complete != 0);
-    match verdict::connect(owner, &dialled, excluded, allow_unknown, complete) {
+    match verdict::connect(owner, &dialled.addr, excluded, allow_unknown, complete) {
         Connect::Refuse(refusal) => Outcome::Refuse(refusal),
         Connect::Pass => {
             // A socket that was redirected before and now dials elsewhere must not answer with the old address.
@@ -132,7 +136,7 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u32) -> Outcome {
             Outcome::Pass
         }
         Connect::Capture => match pod {
-            Some(pod) => capture(ctx, pod, cookie, dialled, port),
+            Some(pod) => capture(ctx, settings, pod, cookie, dialled, protocol == IPPROTO_TCP),
             // A captured pod is only ever known by its namespace.
             None => Outcome::Refuse(Refusal::ForeignNetns),
         },
@@ -142,27 +146,16 @@ fn outcome(ctx: &SockAddrContext, dialled: Addr, port: u32) -> Outcome {
 /// Kubelet is who runs in kubelet's cgroup *and* whose socket is of the host's namespace: a pod can have neither. The note
 /// is for `sockops`, which has no process to ask. Without room for it kubelet is anybody from outside.
 #[inline(always)]
-fn note_kubelet(ctx: &SockAddrContext, cgroup: u64, dialled: Addr, port: u32) {
+fn note_kubelet(ctx: &SockAddrContext, cgroup: u64, dialled: Endpoint16) {
     // SAFETY: values of this map are never changed in place.
     if unsafe { KUBELET.get(cgroup) }.is_none() {
         return;
     }
-    let mut note = SockNote { addr: dialled, port, kind: SockNote::KUBELET };
+    let mut note = SockNote::of(SockNote::KUBELET, dialled.addr, dialled.port);
     // SAFETY: the storage is the calling socket's own, which is locked for the duration of connect(2).
     if let Some(stored) = unsafe { NOTES.get_or_insert_ptr_mut(ctx, Some(&mut note)).as_mut() } {
         *stored = note;
     }
-}
-
-/// Whether the operator took the destination out of the mesh.
-#[inline(always)]
-fn is_excluded(settings: &Settings, dialled: Addr, port: u32) -> bool {
-    // SAFETY: values of this map are never changed in place.
-    if settings.exclusions & Settings::EXCLUDED_PORTS != 0 && unsafe { EXCLUDED_PORTS.get(port) }.is_some() {
-        return true;
-    }
-    settings.exclusions & Settings::EXCLUDED_NETS != 0
-        && EXCLUDED_NETS.get(&Key::new(128, dialled)).is_some_and(|excluded| *excluded != 0)
 }
 
 /// Walks down the cgroups that hold the process. The pod's cgroup lies below kubelet's, so it is found later and wins.
@@ -192,20 +185,53 @@ fn owner_by_cgroup(cookie: u64, host_cookie: u64) -> Owner {
 }
 
 #[inline(always)]
-fn capture(ctx: &SockAddrContext, pod: &PodEntry, cookie: u64, dialled: Addr, port: u32) -> Outcome {
+fn capture(
+    ctx: &SockAddrContext,
+    settings: &Settings,
+    pod: &PodEntry,
+    cookie: u64,
+    dialled: Endpoint16,
+    may_be_direct: bool,
+) -> Outcome {
     // SAFETY: as for PODS.
-    if unsafe { ADDRS.get(dialled) }.is_some_and(|own| own.netns_cookie == cookie) {
+    if unsafe { ADDRS.get(dialled.addr) }.is_some_and(|own| own.netns_cookie == cookie) {
         forget(ctx);
         return Outcome::Pass;
     }
-    if let Some(refusal) = service_refusal(dialled, port) {
-        return Outcome::Refuse(refusal);
-    }
-    let own = if dialled.is_v4() { pod.addr4 } else { pod.addr6 };
-    if own.is_none() {
-        return Outcome::Refuse(Refusal::NoFamily);
-    }
-    let mut note = SockNote { addr: dialled, port, kind: SockNote::DIALLED };
+    let mut audited = 0;
+    let (kind, target, counter) = match way::way(settings, cookie, dialled, may_be_direct) {
+        Way::Refuse(refusal) => return Outcome::Refuse(refusal),
+        Way::Deny(to) => return Outcome::Deny(to),
+        Way::Agent(None) => (SockNote::DIALLED, NOWHERE, Counter::Redirected),
+        Way::Agent(Some(to)) => (SockNote::DIALLED, to, Counter::Redirected),
+        Way::Direct { to, audited: would_refuse } => {
+            if would_refuse {
+                audited = 1;
+                tell(ctx, RefusalEvent::AUDIT, to, dialled);
+            }
+            (SockNote::DIRECT, to, Counter::Direct)
+        }
+        Way::Own(to) => (SockNote::DIRECT, to, Counter::Direct),
+        Way::Left(to) => (SockNote::LEFT, to, Counter::Left),
+    };
+    let to = if kind == SockNote::DIALLED {
+        let own = if dialled.addr.is_v4() { pod.addr4 } else { pod.addr6 };
+        if own.is_none() {
+            return Outcome::Refuse(Refusal::NoFamily);
+        }
+        Outcome::To(own, capture_port())
+    } else {
+        Outcome::To(target.addr, u32::from((target.port as u16).to_be()))
+    };
+    let mut note = SockNote {
+        addr: dialled.addr,
+        port: dialled.port,
+        kind,
+        target: target.addr,
+        target_port: target.port,
+        began: [0; 2],
+        audited,
+    };
     // SAFETY: the storage is the calling socket's own, which is locked for the duration of connect(2).
     let stored = unsafe { NOTES.get_or_insert_ptr_mut(ctx, Some(&mut note)) };
     if stored.is_null() {
@@ -213,22 +239,8 @@ fn capture(ctx: &SockAddrContext, pod: &PodEntry, cookie: u64, dialled: Addr, po
     }
     // SAFETY: not null, and as above.
     unsafe { *stored = note };
-    counted(Counter::Redirected);
-    Outcome::Redirect(own)
-}
-
-#[inline(always)]
-fn service_refusal(dialled: Addr, port: u32) -> Option<Refusal> {
-    // SAFETY: as for PODS.
-    match unsafe { SERVICES.get(ServiceKey16 { addr: dialled, port }) } {
-        Some(ServiceState { no_endpoint: 0 }) => None,
-        Some(ServiceState { no_endpoint: ServiceState::NONE_HERE }) => Some(Refusal::NoLocalEndpoint),
-        Some(_) => Some(Refusal::NoEndpoint),
-        // SAFETY: as for PODS.
-        None => {
-            unsafe { SERVICES.get(ServiceKey16 { addr: dialled, port: 0 }) }.map(|_| Refusal::NoServicePort)
-        }
-    }
+    counted(counter);
+    to
 }
 
 #[inline(always)]
@@ -238,8 +250,9 @@ fn forget(ctx: &SockAddrContext) {
 }
 
 #[inline(always)]
-fn refuse(ctx: &SockAddrContext, refusal: Refusal) -> i32 {
+fn refuse(ctx: &SockAddrContext, refusal: Refusal, to: Endpoint16, dialled: Endpoint16) -> i32 {
     refused(refusal);
+    tell(ctx, refusal as u32, to, dialled);
     debug!(ctx, "connect refused, reason {}", refusal as u32);
     // SAFETY: a read of a static; volatile because the loader writes it after compilation.
     if unsafe { core::ptr::read_volatile(&raw const HAS_SET_RETVAL) } != 0 {
@@ -249,13 +262,30 @@ fn refuse(ctx: &SockAddrContext, refusal: Refusal) -> i32 {
     DENY
 }
 
+#[inline(always)]
+fn tell(ctx: &SockAddrContext, reason: u32, to: Endpoint16, dialled: Endpoint16) {
+    // SAFETY: the helper reads the context it is given.
+    let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+    told(&RefusalEvent {
+        netns_cookie,
+        reason,
+        port: to.port,
+        addr: to.addr,
+        from: Addr::NONE,
+        from_port: 0,
+        dialled_port: dialled.port,
+        dialled: dialled.addr,
+    });
+}
+
 /// `user_port` holds the port in network byte order in its first two bytes.
 #[inline(always)]
 fn port_of(user_port: u32) -> u32 {
     u32::from(u16::from_be(user_port as u16))
 }
 
-/// Any of the capture ports, because connect(2) looks for a free source port for one destination address and port.
+/// Any of the capture ports, because connect(2) looks for a free source port for one destination address and port. In
+/// network byte order.
 #[inline(always)]
 fn capture_port() -> u32 {
     // SAFETY: the helper takes no pointer.

@@ -9,6 +9,8 @@ macro_rules! read {
 }
 
 mod connect;
+mod guard;
 mod peername;
 mod sk_lookup;
 mod sockops;
+mod way;

@@ -49,7 +49,10 @@ fn mesh_peername6(ctx: SockAddrContext) -> i32 {
 fn note(ctx: &SockAddrContext) -> Option<SockNote> {
     // SAFETY: the storage of the socket that the call is about; a null pointer means none.
     match unsafe { NOTES.get_ptr_mut(ctx).as_ref() } {
-        Some(note) => matches!(note.kind, SockNote::DIALLED | SockNote::CLIENT).then_some(*note),
+        Some(note) => {
+            matches!(note.kind, SockNote::DIALLED | SockNote::CLIENT | SockNote::DIRECT | SockNote::LEFT)
+                .then_some(*note)
+        }
         None => dialled_by_mptcp(ctx),
     }
 }
@@ -80,5 +83,5 @@ fn dialled_by_mptcp(ctx: &SockAddrContext) -> Option<SockNote> {
     let key = NoteKey { netns_cookie, addr, port, capture_port };
     // SAFETY: values of this map are replaced whole.
     let dialled = unsafe { ORIGINALS.get(key) }?;
-    Some(SockNote { addr: dialled.addr, port: dialled.port, kind: SockNote::DIALLED })
+    Some(SockNote::of(SockNote::DIALLED, dialled.addr, dialled.port))
 }

@@ -1,7 +1,10 @@
 //! `sk_lookup`, attached to every captured pod's network namespace: a new connection arrives.
 //!
 //! ```text
-//! from outside ─▶ 15008: HBONE listener │ anything else: the application, with a note of kubelet's │ plaintext listener
+//! from outside ─▶ 15008: HBONE listener │ anything else: ─┐
+//!                 a direct connection's note, and policy admits it ─▶ the application │ refuses ─▶ RST
+//!                 kubelet's note ─▶ the application
+//!                 no identity taken there (strict, or policy) ─▶ RST │ else the plaintext listener
 //! from the pod itself ─▶ a capture port, with a note: outbound listener │ the application
 //! from loopback or 100::/64 to the pod's own address ─▶ the application, if it is a delivery of the agent's
 //! to 100::/64 ─▶ nobody
@@ -13,9 +16,13 @@ use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use aya_log_ebpf::debug;
-use mesh_common::{Addr, Counter, DeliveryKey, ListenerKey, NoteKey, ProbeKey, Refusal};
+use mesh_common::{
+    Addr, Counter, DeliveryKey, DirectKey, Endpoint16, ListenerKey, NoteKey, ProbeKey, Refusal, RefusalEvent,
+    Verdict,
+};
 
-use crate::maps::{ADDRS, DELIVERY, LISTENERS, ORIGINALS, PROBES, counted, refused};
+use crate::maps::{ADDRS, DELIVERY, DIRECT, LISTENERS, ORIGINALS, PROBES, counted, refused, told};
+use crate::tables;
 use crate::verdict::{self, Arrival};
 
 const IPPROTO_TCP: u32 = 6;
@@ -58,10 +65,26 @@ fn judge(ctx: &SkLookupContext) -> Result<(), Refusal> {
             Ok(())
         }
         Arrival::Outside => {
-            let key = ProbeKey { src: remote, dst: local, src_port: remote_port, dst_port: local_port };
-            match PROBES.get_ptr(key) {
-                Some(_) => counted(Counter::Probed),
-                None => {
+            let (from, to) = (
+                Endpoint16 { addr: remote, port: remote_port },
+                Endpoint16 { addr: local, port: local_port },
+            );
+            match outside(from, to) {
+                Outside::Application(counter) => counted(counter),
+                Outside::Refuse(refusal) => {
+                    told(&RefusalEvent {
+                        netns_cookie: 0,
+                        reason: refusal as u32,
+                        port: to.port,
+                        addr: to.addr,
+                        from: from.addr,
+                        from_port: from.port,
+                        dialled_port: 0,
+                        dialled: Addr::NONE,
+                    });
+                    return Err(refusal);
+                }
+                Outside::Agent => {
                     steer(ctx, local, ListenerKey::PLAINTEXT)?;
                     counted(Counter::SteeredPlaintext);
                 }
@@ -83,6 +106,43 @@ fn judge(ctx: &SkLookupContext) -> Result<(), Refusal> {
                 None => Err(Refusal::LoopbackSource),
             }
         }
+    }
+}
+
+/// What becomes of a connection from outside the pod.
+enum Outside {
+    Application(Counter),
+    Agent,
+    Refuse(Refusal),
+}
+
+/// A direct connection was judged when its client dialled; policy may have changed since. Whoever else comes has no identity
+/// here, and where none is taken is refused at once. What the tables do not settle is the agent's.
+#[inline(always)]
+fn outside(from: Endpoint16, to: Endpoint16) -> Outside {
+    let (src, dst, src_port, dst_port) = (from.addr, to.addr, from.port, to.port);
+    let class = tables::class_of(dst);
+    if let Some(entry) = DIRECT.get_ptr_mut(DirectKey { src, dst, src_port, dst_port }) {
+        // SAFETY: the map gave the pointer; an entry that goes meanwhile stays readable until this program ends.
+        let cookie = unsafe { (*entry).netns_cookie };
+        // Nobody's address by now, or one whose policies have no room here: the agent knows.
+        let verdict = class.map_or(Verdict::ASK, |class| tables::verdict_of_pod(cookie, class, dst_port));
+        return match verdict {
+            Verdict::ALLOW | Verdict::ALLOW_AUDITED => {
+                // SAFETY: as above; one word, set to the same by whoever sets it.
+                unsafe { core::ptr::write_volatile(&raw mut (*entry).admitted, 1) };
+                Outside::Application(Counter::Admitted)
+            }
+            Verdict::DENY => Outside::Refuse(Refusal::Policy),
+            _ => Outside::Agent,
+        };
+    }
+    if PROBES.get_ptr(ProbeKey { src, dst, src_port, dst_port }).is_some() {
+        return Outside::Application(Counter::Probed);
+    }
+    match tables::verdict(0, class.unwrap_or(0), dst_port) {
+        Verdict::DENY => Outside::Refuse(Refusal::Plaintext),
+        _ => Outside::Agent,
     }
 }
 

@@ -5,24 +5,30 @@
 //!   client: DIALLED  ─▶ mesh_originals ─────▶ agent's accepted socket: ORIGINAL
 //!   agent:  DELIVERS ─▶ mesh_delivery ──────▶ application's accepted socket: CLIENT
 //!   kubelet: KUBELET ─▶ mesh_probes           (sk_lookup asks there; gone with kubelet's socket)
+//!   client: DIRECT   ─▶ mesh_direct           (likewise; gone with the client's socket)
+//!   client: LEFT     ─▶ mesh_left             for whoever counts what is open; gone with the client's socket
+//!   client: DIRECT, LEFT ─▶ mesh_flows        counted when established, and at the end
 //! ```
 //!
 //! A client's note is never removed at its close: who connects, writes and closes would lose it before a busy agent
 //! accepts; the map is an LRU. A delivery's note goes once it was handed over, or when the delivery's socket closes.
 
 use aya_ebpf::bindings::{
-    BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock,
+    BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock,
 };
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_storage_get};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sk_storage_get};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
 use mesh_common::{
-    Addr, CapturePorts, Counter, DeliveryKey, Endpoint16, NoteKey, ProbeKey, Refusal, SockNote,
+    Addr, CapturePorts, Counter, DeliveryKey, DirectEntry, DirectKey, Endpoint16, NoteKey, Original,
+    ProbeKey, Refusal, SockNote,
 };
 
-use crate::maps::{ADDRS, DELIVERY, NOTES, ORIGINALS, PROBES, counted, refused};
+use crate::maps::{ADDRS, DELIVERY, DIRECT, LEFT, NOTES, ORIGINALS, PROBES, counted, refused};
+
+mod flows;
 
 const AF_INET: u32 = 2;
 /// The program's answer is not read for these callbacks.
@@ -33,6 +39,7 @@ fn mesh_sockops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => flows::established(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx),
         _ => {}
     }
@@ -90,6 +97,12 @@ fn delivery_key(agent: Endpoint16, application: Endpoint16) -> DeliveryKey {
 }
 
 #[inline(always)]
+fn direct_key(ends: &Ends) -> DirectKey {
+    let Ends { local, remote } = ends;
+    DirectKey { src: local.addr, dst: remote.addr, src_port: local.port, dst_port: remote.port }
+}
+
+#[inline(always)]
 fn probe_key(ends: &Ends) -> ProbeKey {
     let Ends { local, remote } = ends;
     ProbeKey { src: local.addr, dst: remote.addr, src_port: local.port, dst_port: remote.port }
@@ -103,6 +116,29 @@ fn connecting(ctx: &SockOpsContext) {
     let note = unsafe { *stored };
     let value = Endpoint16 { addr: note.addr, port: note.port };
     let filed = match note.kind {
+        SockNote::LEFT => {
+            let _flags = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+            // SAFETY: as above.
+            unsafe { (*stored).began = flows::halves(now()) };
+            // What there is no room for is counted when it ends.
+            let _or_later = LEFT.insert(direct_key(&ends), cookie(ctx), 0);
+            Ok(())
+        }
+        SockNote::DIRECT => {
+            let _flags = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+            let began = now();
+            // SAFETY: as above.
+            unsafe { (*stored).began = flows::halves(began) };
+            let entry = DirectEntry {
+                netns_cookie: cookie(ctx),
+                began,
+                dialled: note.addr,
+                dialled_port: note.port,
+                admitted: 0,
+            };
+            // Without its note it arrives as a connection without identity, and the agent judges it.
+            DIRECT.insert(direct_key(&ends), entry, 0)
+        }
         SockNote::DIALLED => {
             let key = NoteKey {
                 netns_cookie: cookie(ctx),
@@ -110,7 +146,9 @@ fn connecting(ctx: &SockOpsContext) {
                 port: ends.local.port,
                 capture_port: ends.remote.port,
             };
-            ORIGINALS.insert(key, value, 0)
+            let Endpoint16 { addr, port } = value;
+            let (target, target_port) = (note.target, note.target_port);
+            ORIGINALS.insert(key, Original { addr, port, target, target_port }, 0)
         }
         SockNote::DELIVERS => {
             // Only the agent's own sockets pay for the callback at close.
@@ -160,6 +198,7 @@ fn disown(ctx: &SockOpsContext, ends: &Ends) {
     // SAFETY: values of this map are replaced whole.
     if unsafe { ADDRS.get(ends.remote.addr) }.is_some() {
         let _there_was_none = PROBES.remove(probe_key(ends));
+        let _there_was_none = DIRECT.remove(direct_key(ends));
     }
 }
 
@@ -176,7 +215,16 @@ fn accepted(ctx: &SockOpsContext) {
         };
         // SAFETY: values of this map are replaced whole.
         if let Some(original) = unsafe { ORIGINALS.get(key) } {
-            store(ctx, SockNote { addr: original.addr, port: original.port, kind: SockNote::ORIGINAL });
+            let note = SockNote {
+                addr: original.addr,
+                port: original.port,
+                kind: SockNote::ORIGINAL,
+                target: original.target,
+                target_port: original.target_port,
+                began: [0; 2],
+                audited: 0,
+            };
+            store(ctx, note);
         }
         return;
     }
@@ -189,7 +237,7 @@ fn accepted(ctx: &SockOpsContext) {
     let key = delivery_key(ends.remote, ends.local);
     // SAFETY: as above.
     if let Some(client) = unsafe { DELIVERY.get(key) } {
-        store(ctx, SockNote { addr: client.addr, port: client.port, kind: SockNote::CLIENT });
+        store(ctx, SockNote::of(SockNote::CLIENT, client.addr, client.port));
         let _gone_already = DELIVERY.remove(key);
         counted(Counter::Delivered);
     }
@@ -198,17 +246,37 @@ fn accepted(ctx: &SockOpsContext) {
 /// A delivery that never reached an application leaves no note behind, and no connection of kubelet's outlives its note.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
+    let Some(stored) = storage(ctx) else { return };
     // SAFETY: not null, and of the socket that this callback is about.
-    match storage(ctx).map(|note| unsafe { (*note).kind }) {
-        Some(SockNote::DELIVERS) => {
+    let note = unsafe { *stored };
+    match note.kind {
+        SockNote::DIRECT => {
+            let key = direct_key(&ends(ctx));
+            // SAFETY: values of this map are replaced whole, but for one word.
+            if unsafe { DIRECT.get(key) }.is_some_and(|entry| entry.netns_cookie == cookie(ctx)) {
+                let _gone_already = DIRECT.remove(key);
+            }
+            flows::ended(ctx, &note);
+        }
+        SockNote::LEFT => {
+            let _there_was_no_room = LEFT.remove(direct_key(&ends(ctx)));
+            flows::ended(ctx, &note);
+        }
+        SockNote::DELIVERS => {
             let ends = ends(ctx);
             let _handed_over = DELIVERY.remove(delivery_key(ends.local, ends.remote));
         }
-        Some(SockNote::KUBELET) => {
+        SockNote::KUBELET => {
             let _evicted = PROBES.remove(probe_key(&ends(ctx)));
         }
         _ => {}
     }
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper takes no pointer.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]

@@ -25,12 +25,13 @@ use std::io::Write as _;
 use anyhow::{Context, Result};
 
 use crate::cli::ControlOptions;
+use crate::report::Outcome;
 use home::Directory;
 use report::Report;
 use shape::Shape;
 
-/// Runs the suite; whether every size was measured.
-pub fn run(options: &ControlOptions) -> Result<bool> {
+/// Runs the suite; how it came out.
+pub fn run(options: &ControlOptions) -> Result<Outcome> {
     let json = options.json.as_ref().map(|path| -> Result<File> {
         File::create(path).with_context(|| format!("write {}", path.display()))
     });
@@ -50,5 +51,5 @@ pub fn run(options: &ControlOptions) -> Result<bool> {
             .and_then(|()| file.write_all(b"\n"))
             .context("write the JSON file")?;
     }
-    Ok(report.is_complete())
+    Ok(if report.is_complete() { Outcome::Good } else { Outcome::Incomplete })
 }

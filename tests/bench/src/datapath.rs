@@ -16,7 +16,7 @@ use crate::cli::Options;
 use crate::memory::Idle;
 use crate::neighbours::{self, Neighbours};
 use crate::proof::Seen;
-use crate::report::{Conditions, MemoryRow, Report, Row};
+use crate::report::{Conditions, MemoryRow, Outcome, Report, Row};
 use crate::stage::{Side, Stage};
 use crate::summary::{Figures, Round};
 use crate::window::{self, Window};
@@ -28,8 +28,8 @@ const PROGRAMS: [&str; 4] = ["iperf3", "nginx", "wrk", "bpftool"];
 /// What `--yardstick` needs beside them.
 const YARDSTICK_PROGRAMS: [&str; 1] = [yardstick::PROGRAM];
 
-/// Runs the suite; whether every row has its figures.
-pub fn run(options: &Options) -> Result<bool> {
+/// Runs the suite; how it came out.
+pub fn run(options: &Options) -> Result<Outcome> {
     if options.yardstick && !options.paths.contains(&Path::CrossNode) {
         bail!("--yardstick measures the path cross-node, which --paths leaves out");
     }
@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<bool> {
             .context("write the JSON file")?;
     }
     stopped?;
-    Ok(report.is_complete())
+    Ok(report.outcome())
 }
 
 fn measure(stage: &mut Stage, options: &Options) -> Result<(Vec<Row>, Option<MemoryRow>)> {
@@ -163,14 +163,14 @@ fn failure(measured: &Result<(Vec<Row>, Option<MemoryRow>)>) -> Option<String> {
     }
 }
 
-fn twice<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+pub(crate) fn twice<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     attempt().or_else(|error| {
         eprintln!("{what} is measured again: {error:#}");
         attempt()
     })
 }
 
-fn require_programs(programs: &[&str], what_for: &str) -> Result<()> {
+pub(crate) fn require_programs(programs: &[&str], what_for: &str) -> Result<()> {
     let path = std::env::var("PATH").unwrap_or_default();
     let directories: Vec<&str> = path.split(':').chain(["/usr/local/sbin", "/usr/sbin", "/sbin"]).collect();
     let there =

@@ -1,15 +1,13 @@
 //! What an agent needs of memory: idle, for each idle connection, at its highest, and in the kernel's maps.
 
-use std::path::Path as FilePath;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lab::Agent;
 use serde::Serialize;
-use serde_json::Value;
 
+use crate::maps;
 use crate::proof::Seen;
 use crate::stage::{ECHO_PORT, Side, Stage};
 use crate::window::Measure;
@@ -88,13 +86,15 @@ impl Idle {
     /// After the works.
     pub fn finish(self, stage: &Stage) -> Result<Memory> {
         let peak = resident(stage, "VmHWM")?.into_iter().max().unwrap_or_default();
-        let maps = stage.lab().nodes().iter().map(|node| map_bytes(&stage.lab().place().bpffs(node.name())));
-        let maps: Vec<u64> = maps.collect::<Result<_>>()?;
+        let nodes = stage.lab().nodes().iter();
+        let maps = nodes.map(|node| maps::pinned(&stage.lab().place().bpffs(node.name())));
+        let maps: Vec<Vec<maps::PinnedMap>> = maps.collect::<Result<_>>()?;
+        let bytes = |maps: &Vec<maps::PinnedMap>| maps.iter().map(|map| map.bytes).sum();
         Ok(Memory {
             idle_rss_bytes: self.rss,
             per_idle_connection_bytes: self.per_connection,
             peak_rss_bytes: peak,
-            map_bytes: maps.into_iter().max().unwrap_or_default(),
+            map_bytes: maps.iter().map(bytes).max().unwrap_or_default(),
         })
     }
 }
@@ -104,40 +104,11 @@ fn resident(stage: &Stage, line: &str) -> Result<Vec<u64>> {
     stage.lab().agents().iter().map(|agent| status_bytes(agent, line)).collect()
 }
 
-fn status_bytes(agent: &Agent, name: &str) -> Result<u64> {
+/// A line of one agent's.
+pub fn status_bytes(agent: &Agent, name: &str) -> Result<u64> {
     let pid = agent.pid().with_context(|| format!("the agent of node {} does not run", agent.node()))?;
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     Ok(number.with_context(|| format!("no {name} in the status of {pid}"))? * 1024)
-}
-
-/// Memory that the kernel has set aside for all maps pinned below a directory.
-fn map_bytes(directory: &FilePath) -> Result<u64> {
-    let mut sum = 0;
-    let mut left = vec![directory.to_path_buf()];
-    while let Some(directory) = left.pop() {
-        let entries =
-            std::fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))?;
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                left.push(entry.path());
-            } else {
-                sum += pinned_bytes(&entry.path())?.unwrap_or_default();
-            }
-        }
-    }
-    if sum == 0 {
-        bail!("no map is pinned below {}", directory.display());
-    }
-    Ok(sum)
-}
-
-/// `None`: it is no map, but a program or link.
-fn pinned_bytes(path: &FilePath) -> Result<Option<u64>> {
-    let output = Command::new("bpftool").args(["-j", "map", "show", "pinned"]).arg(path).output();
-    let output = output.context("bpftool does not start: run `cargo xtask setup`")?;
-    let Ok(shown) = serde_json::from_slice::<Value>(&output.stdout) else { return Ok(None) };
-    Ok(shown["bytes_memlock"].as_u64())
 }

@@ -1,14 +1,15 @@
-//! Did it go through the mesh? The agents' own counters say.
+//! Did it go the way that the row says? The agents' own counters, and those of the hooks, tell.
 //!
 //! ```text
-//!   before ─▶ window ─▶ after     outbound at the client's agent, inbound at the server's: connections and bytes moved
-//!                                 by what the program did, under mutual TLS, and nothing moved in plain text
+//!   before ─▶ window ─▶ after     what moved must be what the program did, and nothing else may have moved
+//!
+//!   cross-node   outbound at the client's agent, inbound at the server's, under mutual TLS
+//!   same-node    hooks sent the connects directly and admitted them; both directions as the kernel counted them
+//!   outside      hooks left the connects as they were dialled; outbound as the kernel counted it
 //! ```
 //!
-//! On one node the kernel may carry a connection by the agent's leave (`security="kernel"`): that is the mesh too. The pods
-//! outside the mesh must never appear at all.
+//! Nothing may be in plain text but what was left. The pods outside the mesh must never appear as those who dial.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -17,96 +18,179 @@ use lab::Agent;
 use crate::stage::{DIRECT_NAMESPACE, MESH_NAMESPACE, YARDSTICK_NAMESPACE};
 use crate::window::Measure;
 use crate::works::Path;
+use samples::{Sample, parse};
+
+mod samples;
 
 /// Counters are moved right after the bytes; this long a lag would be a bug.
 const LAG: Duration = Duration::from_secs(2);
 /// Share of the program's bytes that must be in the counters: programs count headers and hellos in their own ways.
 const SHARE: f64 = 0.95;
+/// What an end is called that is no workload of the mesh.
+const UNKNOWN: &str = "unknown";
 
-/// A sample of the text format: name, labels, value.
-#[derive(Debug, PartialEq)]
-struct Sample {
-    name: String,
-    labels: HashMap<String, String>,
-    value: f64,
-}
-
-/// What one agent counted for the enrolled pods in one direction.
+/// Connections and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Carried {
-    /// Under mutual TLS or by the kernel.
+struct Count {
     connections: f64,
     bytes: f64,
-    /// By the kernel alone; part of the above.
-    by_kernel: f64,
-    /// Any other way.
+}
+
+/// What one agent counted for the enrolled pods in one direction, by who carried it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Carried {
+    /// Agents, under mutual TLS.
+    tunnel: Count,
+    /// The kernel, between pods of one node.
+    kernel: Count,
+    /// The kernel, to what is outside the mesh.
+    left: Count,
+    /// Any other way: connections.
     in_plain_text: f64,
 }
 
+/// What the hooks of the client's node did with connects.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Hooks {
+    /// Sent to the agent.
+    redirected: f64,
+    /// Sent to a pod of the node.
+    direct: f64,
+    /// Of those, handed to the application.
+    admitted: f64,
+    /// Not touched.
+    left: f64,
+}
+
 /// Counters of the client's and the server's agent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
     outbound: Carried,
     inbound: Carried,
+    hooks: Hooks,
 }
 
 impl Seen {
     /// Reads both agents' counters. An error if the un-enrolled pods are among them.
     pub fn now(client: &Agent, server: &Agent) -> Result<Self> {
-        let of = |agent: &Agent, direction| -> Result<Carried> {
+        let of = |agent: &Agent| -> Result<Vec<Sample>> {
             let samples =
                 parse(&agent.metrics().with_context(|| format!("metrics of node {}", agent.node()))?);
             if let Some(sample) = samples.iter().find(|sample| is_outside(sample)) {
                 bail!("the agent of node {} has touched pods outside the mesh: {sample:?}", agent.node());
             }
-            Ok(carried(&samples, direction))
+            Ok(samples)
         };
-        Ok(Self { outbound: of(client, "outbound")?, inbound: of(server, "inbound")? })
+        let (client, server) = (of(client)?, of(server)?);
+        Ok(Self {
+            outbound: carried(&client, "outbound"),
+            inbound: carried(&server, "inbound"),
+            hooks: hooks(&client),
+        })
     }
 
-    /// Whether what the program did since then went through the mesh; the error says what is missing.
+    /// Whether what the program did since then went the way that the path stands for; the error says what is missing.
     pub fn verify(self, client: &Agent, server: &Agent, path: Path, measure: &Measure) -> Result<()> {
         lab::eventually(LAG, || {
             let now = Self::now(client, server).map_err(|error| format!("{error:#}"))?;
-            let outbound = now.outbound.since(self.outbound);
-            let inbound = now.inbound.since(self.inbound);
-            judge(path, measure, outbound, inbound)
+            judge(path, measure, &now.since(&self))
         })
-        .context("this did not go through the mesh")
+        .with_context(|| format!("this did not go the way of {path}"))
+    }
+
+    /// How many connections through tunnels were counted since then: at the client's agent, and at the server's.
+    pub fn tunnelled_since(&self, earlier: &Self) -> [f64; 2] {
+        let moved = self.since(earlier);
+        [moved.outbound.tunnel.connections, moved.inbound.tunnel.connections]
+    }
+
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            outbound: self.outbound.since(&earlier.outbound),
+            inbound: self.inbound.since(&earlier.inbound),
+            hooks: self.hooks.since(&earlier.hooks),
+        }
+    }
+}
+
+impl Count {
+    fn since(self, earlier: Self) -> Self {
+        Self { connections: self.connections - earlier.connections, bytes: self.bytes - earlier.bytes }
     }
 }
 
 impl Carried {
-    fn since(self, earlier: Self) -> Self {
+    fn since(&self, earlier: &Self) -> Self {
         Self {
-            connections: self.connections - earlier.connections,
-            bytes: self.bytes - earlier.bytes,
-            by_kernel: self.by_kernel - earlier.by_kernel,
+            tunnel: self.tunnel.since(earlier.tunnel),
+            kernel: self.kernel.since(earlier.kernel),
+            left: self.left.since(earlier.left),
             in_plain_text: self.in_plain_text - earlier.in_plain_text,
         }
     }
 }
 
-fn judge(path: Path, measure: &Measure, outbound: Carried, inbound: Carried) -> Result<(), String> {
-    let wanted = (measure.connections as f64, measure.bytes as f64 * SHARE);
-    let by_kernel = outbound.by_kernel + inbound.by_kernel;
-    if by_kernel > 0.0 && path == Path::CrossNode {
-        return Err(format!("{by_kernel} connections between two nodes without a tunnel"));
+impl Hooks {
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            redirected: self.redirected - earlier.redirected,
+            direct: self.direct - earlier.direct,
+            admitted: self.admitted - earlier.admitted,
+            left: self.left - earlier.left,
+        }
     }
+}
+
+fn judge(path: Path, measure: &Measure, moved: &Seen) -> Result<(), String> {
+    let Seen { outbound, inbound, hooks } = moved;
     for (name, carried) in [("outbound", outbound), ("inbound", inbound)] {
-        if carried.in_plain_text > 0.0 {
-            return Err(format!("{name}: {} connections in plain text", carried.in_plain_text));
+        none(carried.in_plain_text, &format!("{name}: connections in plain text"))?;
+    }
+    let wanted = measure.connections as f64;
+    match path {
+        Path::CrossNode => {
+            none(
+                outbound.kernel.connections + hooks.direct,
+                "connections between two nodes without a tunnel",
+            )?;
+            none(outbound.left.connections + hooks.left, "connections that were left in plain text")?;
+            at_least(hooks.redirected, wanted, "connects that were sent to the agent")?;
+            enough("outbound, by tunnel", outbound.tunnel, measure)?;
+            enough("inbound, by tunnel", inbound.tunnel, measure)
         }
-        // The kernel's own connections are accounted for once, by whichever end closes.
-        if by_kernel > 0.0 && carried.connections == 0.0 {
-            continue;
+        Path::SameNode => {
+            none(hooks.redirected, "connects that were sent to the agent")?;
+            none(hooks.left + outbound.left.connections, "connections that were left in plain text")?;
+            none(outbound.tunnel.connections + inbound.tunnel.connections, "connections through a tunnel")?;
+            at_least(hooks.direct, wanted, "connects that were sent directly")?;
+            at_least(hooks.admitted, wanted, "direct connections that were admitted")?;
+            enough("outbound, by the kernel", outbound.kernel, measure)?;
+            enough("inbound, by the kernel", inbound.kernel, measure)
         }
-        if carried.connections < wanted.0 || carried.bytes < wanted.1 {
-            return Err(format!(
-                "{name}: {} connections and {} bytes counted, at least {} and {:.0} were made",
-                carried.connections, carried.bytes, wanted.0, wanted.1
-            ));
+        Path::Outside => {
+            none(hooks.redirected, "connects that were sent to the agent")?;
+            none(outbound.tunnel.connections + outbound.kernel.connections, "connections into the mesh")?;
+            at_least(hooks.left, wanted, "connects that were left as they were dialled")?;
+            enough("outbound, left", outbound.left, measure)
         }
+    }
+}
+
+fn none(count: f64, what: &str) -> Result<(), String> {
+    if count > 0.0 { Err(format!("{count} {what}")) } else { Ok(()) }
+}
+
+fn at_least(count: f64, wanted: f64, what: &str) -> Result<(), String> {
+    if count < wanted { Err(format!("{count} {what}, at least {wanted} were made")) } else { Ok(()) }
+}
+
+fn enough(name: &str, count: Count, measure: &Measure) -> Result<(), String> {
+    let (connections, bytes) = (measure.connections as f64, measure.bytes as f64 * SHARE);
+    if count.connections < connections || count.bytes < bytes {
+        return Err(format!(
+            "{name}: {} connections and {} bytes counted, at least {connections} and {bytes:.0} were made",
+            count.connections, count.bytes
+        ));
     }
     Ok(())
 }
@@ -114,62 +198,42 @@ fn judge(path: Path, measure: &Measure, outbound: Carried, inbound: Carried) -> 
 fn carried(samples: &[Sample], direction: &str) -> Carried {
     let mut carried = Carried::default();
     for sample in samples {
-        let label = |name: &str| sample.labels.get(name).map_or("", String::as_str);
-        let ends = [label("source_namespace"), label("destination_namespace")];
-        if label("direction") != direction || !ends.contains(&MESH_NAMESPACE) {
+        let ends = [sample.label("source_namespace"), sample.label("destination_namespace")];
+        if sample.label("direction") != direction || !ends.contains(&MESH_NAMESPACE) {
             continue;
         }
-        let inside = ends == [MESH_NAMESPACE; 2] && matches!(label("security"), "mtls" | "kernel");
-        match (sample.name.as_str(), inside) {
-            ("weft_connections_opened_total", true) => {
-                carried.connections += sample.value;
-                if label("security") == "kernel" {
-                    carried.by_kernel += sample.value;
-                }
-            }
-            ("weft_connections_opened_total", false) => carried.in_plain_text += sample.value,
-            ("weft_bytes_total", true) => carried.bytes += sample.value,
+        let is_inside = ends == [MESH_NAMESPACE; 2];
+        let count = match sample.label("security") {
+            "mtls" if is_inside => Some(&mut carried.tunnel),
+            "kernel" if is_inside => Some(&mut carried.kernel),
+            // The kernel counts without the address; what an agent relays to a pod that the mesh knows has that one's names.
+            "plaintext" if direction == "outbound" && ends[1] == UNKNOWN => Some(&mut carried.left),
+            _ => None,
+        };
+        match (sample.name.as_str(), count) {
+            ("weft_connections_opened_total", Some(count)) => count.connections += sample.value,
+            ("weft_connections_opened_total", None) => carried.in_plain_text += sample.value,
+            ("weft_bytes_total", Some(count)) => count.bytes += sample.value,
             _ => {}
         }
     }
     carried
 }
 
-fn is_outside(sample: &Sample) -> bool {
-    let names = ["source_namespace", "destination_namespace"];
-    let outside = [DIRECT_NAMESPACE, YARDSTICK_NAMESPACE];
-    sample.value > 0.0
-        && names
-            .iter()
-            .any(|name| sample.labels.get(*name).is_some_and(|value| outside.contains(&value.as_str())))
-}
-
-/// The mesh's own samples of a metrics page. Lines that are none are passed over.
-fn parse(text: &str) -> Vec<Sample> {
-    text.lines().filter(|line| line.starts_with("weft_")).filter_map(parse_line).collect()
-}
-
-fn parse_line(line: &str) -> Option<Sample> {
-    let (name, rest) = match line.split_once('{') {
-        Some((name, rest)) => (name, rest),
-        None => {
-            let (name, value) = line.split_once(' ')?;
-            return Some(Sample {
-                name: name.to_owned(),
-                labels: HashMap::new(),
-                value: value.parse().ok()?,
-            });
-        }
+fn hooks(samples: &[Sample]) -> Hooks {
+    let of = |event: &str| {
+        let counted =
+            |sample: &&Sample| sample.name == "weft_kernel_events_total" && sample.label("event") == event;
+        samples.iter().filter(counted).map(|sample| sample.value).sum()
     };
-    // Our label values are names of Kubernetes and SPIFFE ids: no quote, no brace, no backslash is ever in one.
-    let (labels, value) = rest.split_once('}')?;
-    let pairs = labels.split("\",").filter(|pair| !pair.is_empty());
-    let labels = pairs.map(|pair| {
-        let (key, value) = pair.split_once("=\"")?;
-        Some((key.to_owned(), value.trim_end_matches('"').to_owned()))
-    });
-    let value = value.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(Sample { name: name.to_owned(), labels: labels.collect::<Option<_>>()?, value })
+    Hooks { redirected: of("redirected"), direct: of("direct"), admitted: of("admitted"), left: of("left") }
+}
+
+/// That a pod of the mesh dialled one outside is no touch: it is judged with the window in which it happened.
+fn is_outside(sample: &Sample) -> bool {
+    let outside = |end: &str| [DIRECT_NAMESPACE, YARDSTICK_NAMESPACE].contains(&sample.label(end));
+    let dialled = outside("destination_namespace") && sample.label("source_namespace") != MESH_NAMESPACE;
+    sample.value > 0.0 && (outside("source_namespace") || dialled)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::bars::Bar;
 use crate::cli::Options;
 use crate::memory::Memory;
 use crate::neighbours::DISTURBING;
@@ -24,6 +25,17 @@ pub struct Row {
     pub work: Work,
     /// The figures, or why there are none.
     pub figures: Result<Figures, String>,
+}
+
+/// How a run came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every row was measured, and holds its bar.
+    Good,
+    /// Every row was measured, and one misses its bar.
+    BarMissed,
+    /// A row was not measured.
+    Incomplete,
 }
 
 /// The row of memory.
@@ -93,7 +105,7 @@ impl Row {
         }
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, bar: Option<Bar>) -> Value {
         let (path, work) = (self.path.to_string(), self.work.to_string());
         match &self.figures {
             Ok(figures) => {
@@ -110,6 +122,10 @@ impl Row {
                 });
                 if let Some(yardstick) = figures.yardstick {
                     row["yardstick"] = json!(yardstick);
+                }
+                if let Some(bar) = bar {
+                    row["bar"] = json!(bar);
+                    row["bar"]["held"] = bar.missed(self.work, figures).is_empty().into();
                 }
                 row
             }
@@ -144,16 +160,33 @@ impl Report {
         Self { conditions, rows, memory }
     }
 
-    /// Whether every row has its figures.
-    pub fn is_complete(&self) -> bool {
-        self.rows.iter().all(|row| row.figures.is_ok())
-            && self.memory.as_ref().is_none_or(|row| row.0.is_ok())
+    /// How the run came out.
+    pub fn outcome(&self) -> Outcome {
+        let is_complete = self.rows.iter().all(|row| row.figures.is_ok())
+            && self.memory.as_ref().is_none_or(|row| row.0.is_ok());
+        match is_complete {
+            false => Outcome::Incomplete,
+            true if self.missed().next().is_some() => Outcome::BarMissed,
+            true => Outcome::Good,
+        }
+    }
+
+    /// What a row is held to. Two sides that are both outside the mesh are held to nothing.
+    fn bar(&self, row: &Row) -> Option<Bar> {
+        Bar::of(row.path, row.work).filter(|_| !self.conditions.calibration)
+    }
+
+    /// Rows that miss their bars, and what they miss.
+    fn missed(&self) -> impl Iterator<Item = (&Row, Vec<String>)> {
+        let of = |row: &Row| Some(self.bar(row)?.missed(row.work, row.figures.as_ref().ok()?));
+        self.rows.iter().filter_map(move |row| Some((row, of(row)?))).filter(|(_, missed)| !missed.is_empty())
     }
 
     /// For programs.
     pub fn json(&self) -> Value {
         let conditions = &self.conditions;
-        let rows = self.rows.iter().map(Row::json).chain(self.memory.iter().map(MemoryRow::json));
+        let rows = self.rows.iter().map(|row| row.json(self.bar(row)));
+        let rows = rows.chain(self.memory.iter().map(MemoryRow::json));
         json!({
             "rows": rows.collect::<Vec<_>>(),
             "noise": self.noise(),

@@ -11,6 +11,7 @@
 //!   └ with --pin: core 0          └ with --pin: core 1
 //! ```
 //!
+//! On the path `outside` both clients dial bench-direct/far: what differs is the client alone.
 //! Programs dial the pods' own addresses, so that no kube-proxy is on either side. A further kind of relay to compare with
 //! is a further [`Pair`], with its own pods and `relays`.
 
@@ -72,6 +73,8 @@ pub struct Pair {
     near: Option<ServerPod>,
     /// Where clients dial that do not dial the server itself.
     dialled: Option<Ipv4Addr>,
+    /// On node b and outside the mesh, whichever pair this is.
+    outside: Option<Ipv4Addr>,
     /// Cgroups of what stands between them: the agents, the yardstick's processes, or nothing.
     pub relays: Vec<PathBuf>,
 }
@@ -111,8 +114,9 @@ impl Stage {
             }
             lab.namespace(MESH_NAMESPACE).captured()?;
         }
-        let direct = Pair::start(&lab, pinned, DIRECT_NAMESPACE, &PATHS)?;
+        let mut direct = Pair::start(&lab, pinned, DIRECT_NAMESPACE, &PATHS)?;
         let mut weft = Pair::start(&lab, pinned, MESH_NAMESPACE, &PATHS)?;
+        (direct.outside, weft.outside) = (Some(direct.far.pod.v4()), Some(direct.far.pod.v4()));
         let beside = with_yardstick.then(|| start_yardstick(&lab, pinned)).transpose()?;
         if with_mesh {
             weft.await_enrolled(&lab)?;
@@ -120,9 +124,7 @@ impl Stage {
             if let Some((_, pair)) = &beside {
                 pair.await_excluded(&lab)?;
             }
-            let pid = |agent: &Agent| agent.pid().context("an agent that does not run");
-            weft.relays =
-                lab.agents().iter().map(|agent| cpu::cgroup_of(pid(agent)?)).collect::<Result<_>>()?;
+            weft.relays = agents_cgroups(&lab)?;
         }
         Ok(Self { direct, weft, beside, lab, pinned, with_mesh })
     }
@@ -153,6 +155,18 @@ impl Stage {
         Ok(())
     }
 
+    /// Starts the agents anew in a way of one's own, on their cores, and waits until they carry connections.
+    pub fn relaunch_agents(&mut self, mut launch: impl FnMut(&Agent) -> Result<()>) -> Result<()> {
+        for agent in self.lab.agents() {
+            agent.kill();
+            self.on_core_of(agent.node(), || launch(agent))?;
+        }
+        self.lab.agents().iter().try_for_each(Agent::await_ready)?;
+        self.weft.await_enrolled(&self.lab)?;
+        self.weft.relays = agents_cgroups(&self.lab)?;
+        Ok(())
+    }
+
     /// The lab.
     pub fn lab(&self) -> &Lab {
         &self.lab
@@ -166,14 +180,19 @@ impl Stage {
     /// The agents at both ends of a path.
     pub fn agents(&self, path: Path) -> [&Agent; 2] {
         match path {
-            Path::CrossNode => [self.lab.agent("a"), self.lab.agent("b")],
+            Path::CrossNode | Path::Outside => [self.lab.agent("a"), self.lab.agent("b")],
             Path::SameNode => [self.lab.agent("a"); 2],
         }
     }
 
     /// Starts something where clients run.
     pub fn on_client_core<T>(&self, start: impl FnOnce() -> Result<T>) -> Result<T> {
-        pin::on_core(core(self.pinned, "a"), start)
+        self.on_core_of("a", start)
+    }
+
+    /// Starts something where programs of a node run.
+    pub fn on_core_of<T>(&self, node: &str, start: impl FnOnce() -> Result<T>) -> Result<T> {
+        pin::on_core(core(self.pinned, node), start)
     }
 
     /// Path of `weft-load`.
@@ -200,6 +219,11 @@ fn restart_on_cores(lab: &Lab) -> Result<()> {
         pin::on_core(core(true, agent.node()), || agent.restart())?;
     }
     Ok(())
+}
+
+fn agents_cgroups(lab: &Lab) -> Result<Vec<PathBuf>> {
+    let pid = |agent: &Agent| agent.pid().context("an agent that does not run");
+    lab.agents().iter().map(|agent| cpu::cgroup_of(pid(agent)?)).collect()
 }
 
 /// A pair of pods outside the mesh with a HAProxy in each, across nodes alone.
@@ -229,7 +253,7 @@ fn text(path: PathBuf) -> Result<String> {
 impl Pair {
     fn start(lab: &Lab, pinned: bool, namespace: &str, paths: &[Path]) -> Result<Self> {
         let pod = |name: &str, node: &str| -> Result<Arc<Pod>> {
-            let builder = lab.pod(&format!("{namespace}/{name}")).node(node);
+            let builder = lab.pod(&format!("{namespace}/{name}")).label("app", name).node(node);
             pin::on_core(core(pinned, node), || builder.start())
         };
         let server = |name: &str, node: &str| -> Result<ServerPod> {
@@ -243,6 +267,7 @@ impl Pair {
             far: server("far", "b")?,
             near: paths.contains(&Path::SameNode).then(|| server("near", "a")).transpose()?,
             dialled: None,
+            outside: None,
             relays: Vec::new(),
         })
     }
@@ -252,6 +277,7 @@ impl Pair {
         let server = match path {
             Path::CrossNode => self.dialled.unwrap_or_else(|| self.far.pod.v4()),
             Path::SameNode => self.near.as_ref().context("no server on the same node")?.pod.v4(),
+            Path::Outside => self.outside.context("no server outside the mesh")?,
         };
         Ok(server.to_string())
     }

@@ -87,6 +87,17 @@ impl Spread {
     }
 }
 
+/// Where the middle of many rounds like these lies, in 19 of 20 runs: between two of the values, whatever their distribution.
+pub fn sure(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len() as f64;
+    // How many of them are below the middle is binomial.
+    let below = ((count - 1.96 * count.sqrt()) / 2.0).floor().max(0.0) as usize;
+    let of = |place: Option<usize>| place.and_then(|place| sorted.get(place)).copied().unwrap_or(f64::NAN);
+    (of(Some(below)), of(sorted.len().checked_sub(1 + below)))
+}
+
 impl Figures {
     /// Of at least one round.
     pub fn of(work: Work, rounds: &[Round]) -> Self {

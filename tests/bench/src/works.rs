@@ -1,4 +1,4 @@
-//! What is measured: two paths, eight works, and the unit in which each work's cost is told.
+//! What is measured: three paths, eight works, and the unit in which each work's cost is told.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +10,8 @@ pub enum Path {
     CrossNode,
     /// On one node.
     SameNode,
+    /// On two nodes, the server outside the mesh.
+    Outside,
 }
 
 /// What the programs do.
@@ -34,8 +36,8 @@ pub struct Work {
     pub width: u16,
 }
 
-/// Both paths, in the order of the report.
-pub const PATHS: [Path; 2] = [Path::CrossNode, Path::SameNode];
+/// All paths, in the order of the report.
+pub const PATHS: [Path; 3] = [Path::CrossNode, Path::SameNode, Path::Outside];
 
 /// All works, in the order of the report.
 pub const WORKS: [Work; 8] = [
@@ -47,6 +49,13 @@ pub const WORKS: [Work; 8] = [
     Work { kind: Kind::Connect, width: 8 },
     Work { kind: Kind::Http, width: 1 },
     Work { kind: Kind::Http, width: 32 },
+];
+
+/// Those that policies are measured by.
+pub const POLICY_WORKS: [Work; 3] = [
+    Work { kind: Kind::Connect, width: 1 },
+    Work { kind: Kind::Connect, width: 8 },
+    Work { kind: Kind::Request, width: 1 },
 ];
 
 impl Kind {
@@ -89,6 +98,7 @@ impl fmt::Display for Path {
         f.pad(match self {
             Self::CrossNode => "cross-node",
             Self::SameNode => "same-node",
+            Self::Outside => "outside",
         })
     }
 }

@@ -54,15 +54,27 @@ impl Held {
 
     /// Fails unless the agent carries it through a tunnel under mutual TLS.
     pub fn ensure_mtls(&self, agent: &Agent) -> Result<()> {
-        let row = eventually(ROW, || {
+        let row = self.await_row(agent)?;
+        ensure!(row["security"] == "mtls" && row["path"] == "tunnel", "{row}");
+        Ok(())
+    }
+
+    /// Waits for the agent's row of it: let through by the kernel, between two pods of the node, both with an identity.
+    pub fn ensure_direct(&self, agent: &Agent) -> Result<()> {
+        let row = self.await_row(agent)?;
+        ensure!(row["security"] == "kernel" && row["path"] == "direct", "{row}");
+        ensure!(row["src"]["identity"].is_string() && row["dst"]["identity"].is_string(), "{row}");
+        Ok(())
+    }
+
+    fn await_row(&self, agent: &Agent) -> Result<Value> {
+        eventually(ROW, || {
             let row = self.row(agent).map_err(|error| format!("{error:#}"))?;
             row.ok_or_else(|| {
                 let others = agent.connections().unwrap_or_default();
                 format!("the agent on {} has no row for {}: {others:?}", agent.node(), self.client)
             })
-        })?;
-        ensure!(row["security"] == "mtls" && row["path"] == "tunnel", "{row}");
-        Ok(())
+        })
     }
 
     /// Fails if the agent has anything to do with it.

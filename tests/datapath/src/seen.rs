@@ -32,6 +32,17 @@ pub fn only_tunnels_to(capture: Capture, pod: &Pod, ports: &[u16]) -> Result<Str
 /// The row of an agent's table for a connection that runs: by direction, by who dialled (without the port if that is 0),
 /// and by the endpoint's own address.
 pub fn connection(agent: &Agent, direction: &str, client: SocketAddr, endpoint: SocketAddr) -> Result<Value> {
+    connection_within(Duration::from_secs(5), agent, direction, client, endpoint)
+}
+
+/// The same, for one that may have none: what the kernel leaves as dialled is in no table.
+pub fn connection_within(
+    patience: Duration,
+    agent: &Agent,
+    direction: &str,
+    client: SocketAddr,
+    endpoint: SocketAddr,
+) -> Result<Value> {
     let address = |row: &Value, end: &str| row[end]["addr"].as_str().and_then(|text| text.parse().ok());
     let found = |row: &&Value| {
         let from: Option<SocketAddr> = address(row, "src");
@@ -39,13 +50,22 @@ pub fn connection(agent: &Agent, direction: &str, client: SocketAddr, endpoint: 
             && address(row, "dst") == Some(endpoint)
             && from.is_some_and(|from| from.ip() == client.ip() && [0, from.port()].contains(&client.port()))
     };
-    lab::eventually(Duration::from_secs(5), || {
+    lab::eventually(patience, || {
         let rows = agent.connections().map_err(|error| format!("{error:#}"))?;
         rows.iter().find(found).cloned().ok_or_else(|| Value::from(rows.clone()).to_string())
     })
     .with_context(|| {
         format!("look for {client} to {endpoint}, {direction}, in the table of the agent on {}", agent.node())
     })
+}
+
+/// How often an agent's hooks did something: a word of `weft_kernel_events_total`.
+pub fn kernel_events(agent: &Agent, event: &str) -> Result<u64> {
+    let sample = format!("weft_kernel_events_total{{event=\"{event}\"}} ");
+    let text = agent.metrics()?;
+    let value =
+        text.lines().find_map(|line| line.strip_prefix(&sample)).with_context(|| format!("no {sample}"))?;
+    Ok(value.trim().parse::<f64>()? as u64)
 }
 
 /// The identity that a pod has to have.

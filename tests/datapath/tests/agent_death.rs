@@ -1,5 +1,5 @@
-//! Promise: without its agent a captured pod is cut off, never bare; with the agent back it works again. The controller's
-//! death is nobody's business.
+//! Promise: without its agent a captured pod is cut off from the mesh, never bare; with the agent back it works again. What is
+//! outside the mesh it reaches all the same. The controller's death is nobody's business.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::io::{ErrorKind, Read};
@@ -130,14 +130,19 @@ fn a_dead_agent_is_a_refusal() {
         let far_plain = SocketAddr::new(shop.far_outside.v4().into(), PORT);
         let load = Hammer::start(&shop.outside, far_plain, 100)?;
         let mut untouched = Held::open(&shop.outside, far_plain)?;
+        let mut left = Held::open(&shop.client, far_plain)?;
         Held::open(&shop.client, shop.to_web())?.ensure_mtls(lab.agent("a"))?;
         lab.agent("a").kill();
-        for (name, to) in shop.destinations() {
+        for (name, to) in shop.destinations().into_iter().filter(|(_, to)| *to != far_plain) {
             table.row(&format!("dead: {name} is refused"), || {
                 shop.nothing_in_plaintext(lab, || refused(&shop.client, to))?;
                 Ok(format!("{TRIES} of {TRIES} ECONNREFUSED, 0 SYNs in plaintext"))
             });
         }
+        table.row("dead: a pod outside the mesh is reached", || {
+            let mut held = Held::open(&shop.client, far_plain)?;
+            held.speak().map(|()| "it needs no agent".to_owned())
+        });
         let arrivals = [
             ("in plaintext", &shop.far_outside, SocketAddr::new(shop.client.v4().into(), PORT)),
             ("in plaintext, IPv6", &shop.far_outside, SocketAddr::new(shop.client.v6().into(), PORT)),
@@ -195,8 +200,9 @@ fn a_dead_agent_is_a_refusal() {
             Ok(format!("{:.1?} after the start", start.elapsed()))
         });
         let tally = load.stop()?;
-        table.row("all the while pods outside the mesh noticed nothing: 0 failed", || {
+        table.row("all the while connections to and from outside the mesh noticed nothing: 0 failed", || {
             untouched.speak()?;
+            left.speak()?;
             tally.none_failed()
         });
         table.finish();

@@ -78,9 +78,12 @@ fn install(lab: &Lab, name: &'static str, driver: &str) -> Result<()> {
         for pod in [&client, &web] {
             lab.await_captured(pod)?;
         }
-        let mut held = eventually(UP, || Held::open(&client, to_web).map_err(|error| format!("{error:#}")))?;
-        held.ensure_mtls(lab.agent("a"))?;
-        held.speak()?;
+        // Captured is what the node says; a peer's tunnel is there once the controller has said so to every node.
+        let meshed = || {
+            let held = Held::open(&client, to_web)?;
+            held.ensure_mtls(lab.agent("a")).map(|()| held)
+        };
+        eventually(UP, || meshed().map_err(|error| format!("{error:#}")))?.speak()?;
         Ok(String::new())
     });
     table.row(&row("and their connections from before are reset"), || {

@@ -11,7 +11,7 @@ use datapath::cast::Cast;
 use datapath::conversation::{Conversation, Host, say};
 use datapath::openssl::{self, HBONE, Pair, Signer, Visit};
 use datapath::report::connect_once;
-use datapath::seen::{connection, identity};
+use datapath::seen::{connection, identity, kernel_events};
 use lab::row::Table;
 use lab::{Lab, Pod};
 
@@ -38,11 +38,17 @@ fn only_mutual_tls(lab: &Lab) -> Result<()> {
         ensure!(row["src"]["identity"].is_null() && row["src"]["name"] == "stranger", "{row}");
         Ok(row["src"].to_string())
     });
-    table.row("nothing to vouch for, no identity: plaintext out", || {
-        let row = running(lab, "a", "outbound", &cast.client, &cast.store, true)?;
-        ensure!(row["security"] == "plaintext" && row["path"] == "plaintext", "{row}");
-        ensure!(row["dst"]["identity"].is_null() && row["dst"]["name"] == "store", "{row}");
-        Ok(row["dst"].to_string())
+    table.row("to what is outside the mesh: as dialled, in no agent's table, counted", || {
+        let agent = lab.agent("a");
+        let before = kernel_events(agent, "left")?;
+        let (_host, talk) = converse(&cast.client, &cast.store, false)?;
+        let client = talk.client.local_addr()?.to_string();
+        let mut rows = agent.connections()?.into_iter();
+        let row = rows.find(|row| row["src"]["addr"] == client.as_str());
+        ensure!(row.is_none(), "{row:?}");
+        let counted = kernel_events(agent, "left")?.saturating_sub(before);
+        ensure!(counted == 1, "counted {counted} times");
+        Ok(String::new())
     });
     certificates(&mut table, lab, &cast)?;
     table.finish();

@@ -85,13 +85,13 @@ fn meshctl_can_be_scripted() {
         let web = lab.pod("shop/web").node("b").service_account("web").label("app", "web").start()?;
         let outside = lab.pod("plain/one").node("a").start()?;
         let echo = programs::peer(&web, "echo", PORT, &[])?;
-        let _plain = programs::peer(&outside, "echo", PORT, &[])?;
+        let _plain = programs::peer(&client, "echo", PORT, &[])?;
         let service = lab.service("shop/web").port(80, PORT).select("app", "web").create()?;
         lab.await_captured(&client)?;
         lab.await_peers_tunnel(&web)?;
         lab.await_excluded(&outside)?;
         let held = Held::open(&client, SocketAddr::new(service.v4().into(), 80))?;
-        let _through = Held::open(&client, SocketAddr::new(outside.v4().into(), PORT))?;
+        let _through = Held::open(&outside, SocketAddr::new(client.v4().into(), PORT))?;
         let [a, b] = ["a", "b"].map(|node| lab.agent(node).admin_socket());
 
         table.row("check", || {
@@ -148,9 +148,9 @@ fn meshctl_can_be_scripted() {
             }
             let plain = rows(a, "connections")?;
             let through =
-                plain.iter().find(|row| row["dst"]["name"] == "one").context("the one to outside")?;
-            ensure!(through["security"] == "plaintext" && through["dst"]["identity"].is_null(), "{through}");
-            ensure!(through["path"] != "tunnel", "{through}");
+                plain.iter().find(|row| row["dst"]["name"] == "client").context("the one from outside")?;
+            ensure!(through["security"] == "plaintext" && through["src"]["identity"].is_null(), "{through}");
+            ensure!(through["path"] == "plaintext" && through["direction"] == "inbound", "{through}");
             Ok(format!("{} rows on a, seen alike by both agents", plain.len()))
         });
         table.row("certs", || {
@@ -219,7 +219,7 @@ fn meshctl_can_be_scripted() {
             let lines: [&[&str]; 5] = [
                 &[],
                 &["frobnicate"],
-                &["pods", "-o", "yaml"],
+                &["pods", "-o", "xml"],
                 &["pods", "x"],
                 &["connections", "--sort", "mood"],
             ];

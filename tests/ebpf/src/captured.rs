@@ -7,9 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aya::programs::links::FdLink;
 use lab::Pod;
-use mesh_common::{
-    Addr, AddrEntry, CapturePorts, Endpoint16, ListenerKey, NoteKey, PodEntry, SockNote, maps,
-};
+use mesh_common::{Addr, AddrEntry, CapturePorts, ListenerKey, NoteKey, Original, PodEntry, SockNote, maps};
 use socket2::Socket;
 
 use crate::door::{Door, Visitor, local, peer};
@@ -120,7 +118,7 @@ impl<'a> Captured<'a> {
             port: from.port().into(),
             capture_port: at.port().into(),
         };
-        let original: Option<Endpoint16> = self.stage.hooks.read(maps::ORIGINALS, key)?;
+        let original: Option<Original> = self.stage.hooks.read(maps::ORIGINALS, key)?;
         let original = original.context("no note in the hash")?;
         let found = SocketAddr::new(ip(original.addr), original.port as u16);
         ensure!(found == plain(dialled), "the hash says {found} and not {dialled}");
@@ -187,7 +185,7 @@ impl<'a> Captured<'a> {
         let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
         self.stage.agent.enter(&self.pod.netns_path())?;
         let socket = self.stage.agent.tcp(family)?;
-        let note = SockNote { addr: addr(client.ip()), port: client.port().into(), kind: SockNote::DELIVERS };
+        let note = SockNote::of(SockNote::DELIVERS, addr(client.ip()), client.port().into());
         self.stage.hooks.set_note(&socket, note)?;
         nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
         if source.is_ipv6() {

@@ -243,6 +243,7 @@ fn descriptor(map: &Map) -> Result<OwnedFd> {
     | Map::LpmTrie(data)
     | Map::LruHashMap(data)
     | Map::PerCpuArray(data)
+    | Map::PerCpuHashMap(data)
     | Map::RingBuf(data)
     | Map::SkStorage(data)
     | Map::SockHash(data)) = map

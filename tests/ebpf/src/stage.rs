@@ -94,12 +94,23 @@ impl<'a> Stage<'a> {
 
     /// The same, and which kinds of exclusions are to be looked up.
     pub fn settings(&self, complete: bool, allow_unknown: bool, exclusions: u32) -> Result<()> {
+        self.write(complete, allow_unknown, exclusions, 0)
+    }
+
+    /// Says that the world is complete, and what the tables are good for: flags of [`Settings`].
+    pub fn tables(&self, flags: u32) -> Result<()> {
+        self.write(true, false, 0, flags)
+    }
+
+    fn write(&self, complete: bool, allow_unknown: bool, exclusions: u32, flags: u32) -> Result<()> {
         self.hooks.set(Settings {
             abi: Settings::ABI,
             world_complete: complete.into(),
             allow_unknown: allow_unknown.into(),
             exclusions,
             host_cookie: self.host_cookie,
+            flags,
+            next_number: 1,
         })
     }
 

@@ -10,8 +10,8 @@ use ebpf_tests::stage;
 use ebpf_tests::{Captured, Door, Family, Hand, Hooks};
 use lab::row::Table;
 use mesh_common::{
-    Addr, AddrEntry, CgroupEntry, DeliveryKey, Endpoint16, ListenerKey, NoteKey, PodEntry, ServiceKey16,
-    ServiceState, maps,
+    Addr, AddrEntry, CgroupEntry, DeliveryKey, Endpoint16, ListenerKey, NoteKey, Original, PodEntry,
+    ServiceKey16, ServiceState, maps,
 };
 
 /// An address that no pod of the lab has.
@@ -98,7 +98,7 @@ fn more_clients_than_notes_lose_the_oldest_note() {
         let web = stage.captured()?;
         for number in 0..maps::ORIGINALS_MAX + maps::ORIGINALS_MAX / 8 {
             let key = NoteKey { netns_cookie: 1, addr: filler(number), port: 1, capture_port: 1 };
-            stage.hooks.put(maps::ORIGINALS, key, Endpoint16::default())?;
+            stage.hooks.put(maps::ORIGINALS, key, Original::default())?;
         }
         for family in Family::ALL {
             table.row(&format!("{}: a connect finds room, and its note is found", family.name()), || {

@@ -286,7 +286,7 @@ fn services(stage: &Stage<'_>, web: &Captured<'_>, server: &Server, table: &mut 
     for (port, no_endpoint) in [(0, 0), (80, 0), (81, ServiceState::NONE), (83, ServiceState::NONE_HERE)] {
         for address in [addr(v4.into()), addr(v6.into())] {
             let key = ServiceKey16 { addr: address, port };
-            stage.hooks.put(maps::SERVICES, key, ServiceState { no_endpoint }).unwrap();
+            stage.hooks.put(maps::SERVICES, key, ServiceState::refusing(no_endpoint)).unwrap();
         }
     }
     for family in Family::ALL {

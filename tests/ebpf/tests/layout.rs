@@ -11,17 +11,20 @@ use ebpf_tests::btf::Btf;
 use ebpf_tests::object;
 use lab::row::Table;
 use mesh_common::{
-    Addr, AddrEntry, CgroupEntry, Counter, DeliveryKey, Endpoint16, ListenerKey, NoteKey, PodEntry, ProbeKey,
-    Refusal, ServiceKey16, ServiceState, Settings, SockNote, maps, programs,
+    Addr, AddrEntry, AffinityEntry, AffinityKey, CgroupEntry, Counter, DeliveryKey, DestinationEntry,
+    DirectEntry, DirectKey, EndedEvent, Endpoint16, EndpointKey, FlowCount, FlowKey, GuardedDevice,
+    ListenerKey, MemberKey, NoteKey, Original, PairKey, PairVerdict, PodEntry, PortVerdict, ProbeKey,
+    Refusal, RefusalEvent, ServiceKey16, ServiceState, Settings, SockNote, maps, programs,
 };
 
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     programs::CONNECT4,
     programs::CONNECT6,
     programs::PEERNAME4,
     programs::PEERNAME6,
     programs::SOCKOPS,
     programs::SK_LOOKUP,
+    programs::GUARD,
 ];
 
 /// What the kernel takes of a name (BPF_OBJ_NAME_LEN, less the end).
@@ -29,8 +32,8 @@ const LONGEST_NAME: usize = 15;
 
 /// As much of the node's memory as the maps may take: when the agent has started, and when every map is full.
 const MIB: u64 = 1 << 20;
-const MOST_AT_START: u64 = 20 * MIB;
-const MOST_WHEN_FULL: u64 = 48 * MIB;
+const MOST_AT_START: u64 = 34 * MIB;
+const MOST_WHEN_FULL: u64 = 160 * MIB;
 
 /// A type by its name in Rust and its size.
 type Named = (&'static str, usize);
@@ -55,6 +58,7 @@ fn wanted() -> Vec<Wanted> {
     let endpoint = named::<Endpoint16>("Endpoint16");
     // aya's `Key<Addr>`, as C can write it: the number of bits, and the address.
     let prefix = ("Key_3C_mesh_common_3A__3A_abi_3A__3A_Addr_3E_", size_of::<u32>() + size_of::<Addr>());
+    let ports = ("Key_3C_mesh_common_3A__3A_abi_3A__3A_tables_3A__3A_PortKey_3E_", size_of::<u32>() + 8);
     vec![
         map(maps::SETTINGS, BPF_MAP_TYPE_ARRAY, u32, named::<Settings>("Settings"), 1),
         map(maps::SELF, hash, u64, u32, maps::SELF_MAX),
@@ -79,7 +83,7 @@ fn wanted() -> Vec<Wanted> {
             maps::ORIGINALS,
             BPF_MAP_TYPE_LRU_HASH,
             named::<NoteKey>("NoteKey"),
-            endpoint,
+            named::<Original>("Original"),
             maps::ORIGINALS_MAX,
         ),
         map(maps::DELIVERY, hash, named::<DeliveryKey>("DeliveryKey"), endpoint, maps::DELIVERY_MAX),
@@ -88,6 +92,47 @@ fn wanted() -> Vec<Wanted> {
         map(maps::PROBES, BPF_MAP_TYPE_LRU_HASH, named::<ProbeKey>("ProbeKey"), u32, maps::PROBES_MAX),
         map(maps::EXCLUDED_NETS, BPF_MAP_TYPE_LPM_TRIE, prefix, u32, maps::EXCLUDED_NETS_MAX),
         map(maps::EXCLUDED_PORTS, hash, u32, u32, maps::EXCLUDED_PORTS_MAX),
+        map(
+            maps::DESTINATIONS,
+            hash,
+            named::<Addr>("Addr"),
+            named::<DestinationEntry>("DestinationEntry"),
+            maps::DESTINATIONS_MAX,
+        ),
+        map(maps::SOURCES, hash, u64, u32, maps::SOURCES_MAX),
+        map(
+            maps::PAIRS,
+            hash,
+            named::<PairKey>("PairKey"),
+            named::<PairVerdict>("PairVerdict"),
+            maps::PAIRS_MAX,
+        ),
+        map(maps::PORTS, BPF_MAP_TYPE_LPM_TRIE, ports, named::<PortVerdict>("PortVerdict"), maps::PORTS_MAX),
+        map(maps::ENDPOINTS, hash, named::<EndpointKey>("EndpointKey"), endpoint, maps::ENDPOINTS_MAX),
+        map(maps::MEMBERS, hash, named::<MemberKey>("MemberKey"), u32, maps::MEMBERS_MAX),
+        map(
+            maps::AFFINITY,
+            BPF_MAP_TYPE_LRU_HASH,
+            named::<AffinityKey>("AffinityKey"),
+            named::<AffinityEntry>("AffinityEntry"),
+            maps::AFFINITY_MAX,
+        ),
+        map(
+            maps::DIRECT,
+            hash,
+            named::<DirectKey>("DirectKey"),
+            named::<DirectEntry>("DirectEntry"),
+            maps::DIRECT_MAX,
+        ),
+        map(maps::LEFT, hash, named::<DirectKey>("DirectKey"), u64, maps::LEFT_MAX),
+        map(
+            maps::FLOWS,
+            BPF_MAP_TYPE_PERCPU_HASH,
+            named::<FlowKey>("FlowKey"),
+            named::<FlowCount>("FlowCount"),
+            maps::FLOWS_MAX,
+        ),
+        map(maps::DEVICES, hash, u32, named::<GuardedDevice>("GuardedDevice"), maps::DEVICES_MAX),
         map(maps::REFUSED, BPF_MAP_TYPE_PERCPU_ARRAY, u32, u64, Refusal::COUNT as usize),
         map(maps::COUNTED, BPF_MAP_TYPE_PERCPU_ARRAY, u32, u64, Counter::COUNT as usize),
     ]
@@ -119,8 +164,22 @@ fn every_map_is_laid_out_as_both_halves_have_agreed() {
             Ok(format!("{} -> {}", wanted.key.0, wanted.value.0))
         });
     }
+    table.row(maps::EVENTS, || {
+        let map = object.maps.get(maps::EVENTS).context("the object has no such map")?;
+        let found = (map.map_type(), map.max_entries());
+        ensure!(found == (BPF_MAP_TYPE_RINGBUF as u32, maps::EVENTS_BYTES as u32), "it is {found:?}");
+        Ok(format!("{} in {} bytes", size_of::<RefusalEvent>(), maps::EVENTS_BYTES))
+    });
+    table.row(maps::ENDED, || {
+        let map = object.maps.get(maps::ENDED).context("the object has no such map")?;
+        let found = (map.map_type(), map.max_entries());
+        ensure!(found == (BPF_MAP_TYPE_RINGBUF as u32, maps::ENDED_BYTES as u32), "it is {found:?}");
+        Ok(format!("{} in {} bytes", size_of::<EndedEvent>(), maps::ENDED_BYTES))
+    });
     table.row("all maps that are pinned are there, and no others", || {
-        let wanted: BTreeSet<&str> = wanted().iter().map(|map| map.name).collect();
+        let mut wanted: BTreeSet<&str> = wanted().iter().map(|map| map.name).collect();
+        // Rings have neither key nor value.
+        wanted.extend([maps::EVENTS, maps::ENDED]);
         ensure!(
             wanted == BTreeSet::from(maps::ALL),
             "this test does not know what `maps::ALL` is: {wanted:?}"
@@ -203,6 +262,7 @@ fn memory(map: &Map, cpus: u64) -> Result<(u64, u64)> {
         BPF_MAP_TYPE_PERCPU_ARRAY => (entries * value * cpus, entries * value * cpus),
         BPF_MAP_TYPE_HASH | BPF_MAP_TYPE_LRU_HASH if !sparse => (buckets + elements, buckets + elements),
         BPF_MAP_TYPE_HASH | BPF_MAP_TYPE_SOCKHASH => (buckets, buckets + elements),
+        BPF_MAP_TYPE_PERCPU_HASH => (buckets, buckets + elements + entries * value * cpus),
         BPF_MAP_TYPE_RINGBUF => (entries, entries),
         // `struct lpm_trie_node`, and one more in between for each.
         BPF_MAP_TYPE_LPM_TRIE => (0, 2 * elements),

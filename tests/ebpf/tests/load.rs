@@ -11,11 +11,13 @@ use aya::programs::loaded_programs;
 use ebpf_tests::Hooks;
 use ebpf_tests::hooks::CGROUP_PROGRAMS;
 use lab::row::Table;
-use mesh_common::{CgroupEntry, DeliveryKey, Endpoint16, NoteKey, PodEntry, Settings, maps, programs};
+use mesh_common::{
+    CgroupEntry, DeliveryKey, Endpoint16, NoteKey, Original, PodEntry, Settings, maps, programs,
+};
 
 const MIB: u64 = 1 << 20;
 /// As in `layout`, where it is reckoned from the file.
-const MOST_AT_START: u64 = 20 * MIB;
+const MOST_AT_START: u64 = 34 * MIB;
 
 /// A line of `/proc/self/fdinfo`.
 fn fdinfo(fd: &OwnedFd, key: &str) -> Result<u64> {
@@ -83,14 +85,14 @@ fn bpftool_prints_the_maps_with_the_names_of_their_fields() {
     let hooks = Hooks::load(None).unwrap();
     hooks.put(maps::PODS, 7_u64, PodEntry::default()).unwrap();
     hooks.put(maps::CGROUPS, 7_u64, CgroupEntry::default()).unwrap();
-    hooks.put(maps::ORIGINALS, NoteKey::default(), Endpoint16::default()).unwrap();
+    hooks.put(maps::ORIGINALS, NoteKey::default(), Original::default()).unwrap();
     hooks.put(maps::DELIVERY, DeliveryKey::default(), Endpoint16::default()).unwrap();
     hooks.set(Settings::default()).unwrap();
     for (map, fields) in [
         (maps::SETTINGS, &["abi", "world_complete", "allow_unknown", "host_cookie"][..]),
         (maps::PODS, &["state", "addr4", "addr6", "words"]),
         (maps::CGROUPS, &["netns_cookie", "state"]),
-        (maps::ORIGINALS, &["netns_cookie", "addr", "port"]),
+        (maps::ORIGINALS, &["netns_cookie", "addr", "port", "target"]),
         (maps::DELIVERY, &["src", "dst", "src_port", "dst_port"]),
     ] {
         table.row(map, || {

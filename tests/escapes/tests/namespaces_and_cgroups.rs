@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use escapes::outlet::Outlet;
 use escapes::stage::{self, refusals};
 use escapes::{Attempt, Door};
@@ -92,12 +93,21 @@ fn documented_a_privileged_pod_is_whom_the_node_lets_it_be() {
         let outlet = Outlet::dig(&stage.client)?;
         let elsewhere = stage.client.node().cgroup().path().join("system.slice");
         table.row(
-            "documented: out of its cgroup and its namespace both, it is in plain text and without identity",
+            "out of its cgroup and its namespace both, it reaches nobody of the mesh through its device",
             || {
-                let words = ["--cgroup".into(), elsewhere.clone().into_os_string()];
+                let words = [
+                    "--cgroup".into(),
+                    elsewhere.clone().into_os_string(),
+                    "--timeout-ms".into(),
+                    "1500".into(),
+                ];
+                let before = refusals(stage.near(), "bypass")?;
                 let run = |line| outlet.command(&stage.client, line);
-                let attempt = Attempt::dial_saying(stage.door.v4(), "no secret", &words, run)?;
-                stage.plain(attempt, stage.client.v4().into())
+                let end =
+                    stage.fruitless(Attempt::dial_saying(stage.door.v4(), "no secret", &words, run)?)?;
+                let count = refusals(stage.near(), "bypass")? - before;
+                ensure!(count > 0, "nobody has counted it");
+                Ok(format!("{count} stopped at the pod's device; {end}"))
             },
         );
         table.row("documented: one of the two alone gets it nowhere", || {

@@ -231,7 +231,7 @@ fn answers(table: &mut Table, lab: &Lab, cast: &Cast) {
                     .boxed()
                 };
                 hosted(cast, Manner::default(), serve, |_| {
-                    moved(lab.agent("a"), CLOSED, &[("reason", "peer_refused")], || {
+                    moved(lab.agent("a"), FAILED, &[("reason", "peer_refused")], || {
                         let mut app = dial(&cast.client, any(cast))?;
                         let told = early && app.write_all(b"hello?").is_err();
                         if told { Ok(()) } else { ends(&app, "ECONNRESET") }

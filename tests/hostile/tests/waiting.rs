@@ -237,7 +237,7 @@ fn never_answers(stage: &Stage<'_>) -> Result<String> {
     let shown = stage.ca.sign(&Leaf::of(&[&identity("yard", "mute")])?)?;
     let listener = mute.listen(SocketAddr::new(IpAddr::V4(mute.v4()), HBONE))??;
     let config = Hello::with(&shown).server_config()?;
-    let counter = Counter::closed(stage.lab.agent("a"), "outbound", "no_answer")?;
+    let counter = Counter::failed(stage.lab.agent("a"), "outbound", "no_answer")?;
     let start = Instant::now();
     let mut app: TcpStream =
         stage.client.connect(SocketAddr::new(mute.v4().into(), 80), Duration::from_secs(5))??;

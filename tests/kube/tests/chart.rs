@@ -26,6 +26,9 @@ const MANY: &[&str] = &[
     "meshConfig.unknownPods=allow",
     "meshConfig.preCaptureSockets=keep",
     "meshConfig.keyCache=disk",
+    "meshConfig.mtls=Strict",
+    "meshConfig.mtlsOverrides[0].ports={9090,9100-9200},meshConfig.mtlsOverrides[0].mtls=Permissive",
+    "meshConfig.sameNode=tunnel",
     "meshConfig.kubeletPort=10250",
     "meshConfig.certificateLifetime=1h30m",
     "meshConfig.logFormat=json",
@@ -42,6 +45,10 @@ const MANY: &[&str] = &[
     "controller.caSecret=our-ca",
     "listen=[::]",
     "podMonitor.labels.release=prometheus",
+    "prometheusRule.labels.release=prometheus",
+    "dashboards.enabled=true",
+    "dashboards.namespace=weft-system",
+    "dashboards.annotations.grafana_folder=Weft",
     "uninstall.timeout=5m",
     "priorityClassQuota.enabled=true",
 ];
@@ -113,6 +120,8 @@ fn charts_render_and_lint_with_many_values() {
         ("default values", vec![]),
         ("all of them", MANY.to_vec()),
         ("pod monitors", vec!["podMonitor.enabled=true"]),
+        ("rules", vec!["prometheusRule.enabled=true"]),
+        ("rules under Istio's names", vec!["prometheusRule.enabled=true", "prometheusRule.istio=true"]),
         ("no hook", vec!["uninstall.enabled=false"]),
         ("no budget", vec!["controller.podDisruptionBudget.enabled=false"]),
     ];
@@ -147,6 +156,8 @@ fn a_value_that_is_not_known_is_refused_by_its_name() {
         ("controller.replicas=two", "at '/controller/replicas'", "want integer"),
         ("agent.image.digest=sha256:1", "at '/agent/image/digest'", "does not match pattern"),
         ("agent.hostPaths.run=run", "at '/agent/hostPaths/run'", "does not match pattern"),
+        ("dashboards.label=x", "at '/dashboards'", "'label' not allowed"),
+        ("prometheusRule.runbooks=a#b", "at '/prometheusRule/runbooks'", "does not match pattern"),
         ("uninstall.timeout=forever", "at '/uninstall/timeout'", "does not match pattern"),
     ] {
         table.row(value, || match text_of("weft-system", &[value]) {
@@ -289,6 +300,30 @@ fn images_are_what_the_values_say() {
     let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
     let pinned = images(&[format!("agent.image.digest={digest}").as_str(), "image.registry="]);
     assert!(pinned.contains(&format!("weft/mesh-agent@{digest}")), "{pinned:?}");
+}
+
+#[test]
+fn dashboards_and_rules_are_handed_on_as_they_are() {
+    let runbooks = "https://runbooks.example/weft";
+    let set = format!("prometheusRule.runbooks={runbooks}");
+    let values =
+        ["dashboards.enabled=true", "prometheusRule.enabled=true", "prometheusRule.istio=true", &set];
+    let objects = render(&values);
+    let read = |path: &str| std::fs::read_to_string(tools::workspace().join("deploy").join(path)).unwrap();
+    for name in ["agents", "control-plane", "mesh", "namespace", "workload"] {
+        let map = find(&objects, "ConfigMap", &format!("weft-dashboard-{name}"));
+        assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+        assert_eq!(
+            map["data"][format!("weft-{name}.json")],
+            read(&format!("dashboards/{name}.json")),
+            "{name}"
+        );
+    }
+    for name in ["recording", "alerting", "istio"] {
+        let text = read(&format!("rules/{name}.yaml")).replace("docs/runbooks.md#", &format!("{runbooks}#"));
+        let rules: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(find(&objects, "PrometheusRule", &format!("weft-{name}"))["spec"], rules, "{name}");
+    }
 }
 
 #[test]

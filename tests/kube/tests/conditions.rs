@@ -3,6 +3,8 @@
 
 mod controllers;
 
+use mesh_model::AccessLogMode;
+
 use controllers::{Home, eventually, mesh_config, object, so};
 use serde_json::{Value, json};
 
@@ -28,6 +30,12 @@ fn the_condition_follows_the_spec_and_the_last_good_one_stays_in_force() {
     home.apply(mesh_config(json!({"kubeletPort": 10251, "certificateLifetime": "5m", "logFormat": "json"})));
     eventually("the new settings", || so(port() == Some(10_251), port()));
     eventually("the new lifetime", || so(lifetimes(&controller.log()) > before, controller.log()));
+    home.apply(mesh_config(json!({"kubeletPort": 10251, "certificateLifetime": "5m", "logFormat": "json",
+        "metrics": {"profile": "full", "maxSeries": 5000}, "accessLog": {"mode": "All", "sample": 0.5}})));
+    let watched = || agent.world().mesh().map(|mesh| (mesh.metrics.max_series, mesh.access_log.mode));
+    eventually("what is counted and written", || {
+        so(watched() == Some((Some(5000), Some(AccessLogMode::All))), watched())
+    });
     let in_json = |log: &str| log.lines().any(|line| serde_json::from_str::<Value>(line).is_ok());
     eventually("lines in the new form", || so(in_json(&controller.log()), controller.log()));
     let config = home.get(&mesh_config(json!({}))).unwrap();

@@ -30,7 +30,9 @@ fn server() -> ApiServer {
 /// A definition that is established may not be served for another moment.
 fn served(server: &ApiServer) {
     lab::eventually(Duration::from_secs(60), || {
-        server.kubectl(&["get", "meshconfigs,nodestates"]).map_err(|error| format!("{error:#}"))
+        server
+            .kubectl(&["get", "authorizationpolicies,meshconfigs,nodestates"])
+            .map_err(|error| format!("{error:#}"))
     })
     .unwrap();
 }
@@ -183,6 +185,48 @@ fn each_mistake_is_refused_with_words_that_help() {
             json!({"certificateLifetime": "90d1s"}),
             &["90d1s is not between 1m and 90d"],
         ),
+        (
+            "a profile of metrics that is none",
+            "default",
+            json!({"metrics": {"profile": "lots"}}),
+            &["spec.metrics.profile", "\"service\", \"workload\", \"full\""],
+        ),
+        (
+            "999 series",
+            "default",
+            json!({"metrics": {"maxSeries": 999}}),
+            &["spec.metrics.maxSeries", "greater than or equal to 1000"],
+        ),
+        (
+            "access lines of some",
+            "default",
+            json!({"accessLog": {"mode": "Some"}}),
+            &["spec.accessLog.mode", "\"Off\", \"Refused\", \"All\""],
+        ),
+        (
+            "a sample of more than all",
+            "default",
+            json!({"accessLog": {"sample": 1.5}}),
+            &["spec.accessLog.sample", "less than or equal to 1"],
+        ),
+        (
+            "a duration that is a word",
+            "default",
+            json!({"accessLog": {"minDuration": "long"}}),
+            &["spec.accessLog.minDuration", "long"],
+        ),
+        (
+            "access lines of a namespace that is none",
+            "default",
+            json!({"accessLog": {"namespaces": ["kube_system"]}}),
+            &["spec.accessLog.namespaces[0]"],
+        ),
+        (
+            "an unknown field of the access log",
+            "default",
+            json!({"accessLog": {"samples": 1}}),
+            &["spec.accessLog.samples", "unknown field"],
+        ),
     ] {
         table.row(mistake, || match create(&server, name, &spec) {
             Ok(()) => bail!("accepted"),
@@ -214,6 +258,11 @@ fn what_is_at_the_edge_is_accepted_and_converts() {
         ("hours and minutes", json!({"certificateLifetime": "1h30m"})),
         ("2160 hours", json!({"certificateLifetime": "2160h"})),
         ("no bootstrap namespaces", json!({"bootstrapNamespaces": []})),
+        ("metrics at their least", json!({"metrics": {"profile": "service", "maxSeries": 1000}})),
+        (
+            "every field of the access log",
+            json!({"accessLog": {"mode": "All", "format": "json", "sample": 0.0, "namespaces": ["shop"], "minDuration": "0s"}}),
+        ),
         ("a field that is null", json!({"kubeletPort": null, "trustDomain": null})),
     ] {
         table.row(edge, || {

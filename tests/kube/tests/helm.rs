@@ -56,7 +56,7 @@ fn installed_upgraded_and_uninstalled_with_nothing_left_and_nothing_failed() {
         let ours: Vec<&str> =
             all.lines().filter(|name| name.contains("weft") && !is_definition(name)).collect();
         ensure!(ours.is_empty(), "left in the API: {ours:?}");
-        let names = ["meshconfigs.weft.dev", "nodestates.weft.dev"];
+        let names = ["authorizationpolicies.weft.dev", "meshconfigs.weft.dev", "nodestates.weft.dev"];
         cluster.api().kubectl(&[&["delete", "customresourcedefinition"], &names[..]].concat())?;
         traffic.close()?;
         Ok(())

@@ -114,15 +114,46 @@ fn live(cluster: &Cluster) -> Result<()> {
         }
     })
     .context("an Event")?;
-    web.delete()?;
-    // A node that goes takes its state along.
-    cluster.agent("b").kill();
-    cluster.api().kubectl(&["delete", "node", "b"])?;
+    // A policy has a status.
+    let policy = serde_json::json!({
+        "apiVersion": "weft.dev/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "nobody", "namespace": "shop"},
+        "spec": {"targetRefs": [{"kind": "Pod", "selector": {"matchLabels": {"app": "web"}}}], "action": "ALLOW"},
+    });
+    cluster.objects().apply(&policy)?;
     eventually(Duration::from_secs(30), || {
-        match cluster.api().kubectl(&["get", "nodestates", "-o", "name"]) {
-            Ok(names) if !names.contains("/b\n") => Ok(()),
+        let status = "jsonpath={.status.conditions[*].type}";
+        match cluster.api().kubectl(&[
+            "get",
+            "authorizationpolicy",
+            "nobody",
+            "--namespace",
+            "shop",
+            "-o",
+            status,
+        ]) {
+            Ok(types) if types.contains("Accepted") => Ok(()),
             other => Err(format!("{other:?}")),
         }
+    })
+    .context("the status of a policy")?;
+    web.delete()?;
+    // A node that goes takes its state along, once it has one.
+    let states = |cluster: &Cluster| -> Result<Vec<String>, String> {
+        let names = cluster.api().kubectl(&["get", "nodestates", "-o", "name"]);
+        Ok(names.map_err(|error| format!("{error:#}"))?.lines().map(str::to_owned).collect())
+    };
+    let of_b = |names: &[String]| names.iter().any(|name| name.ends_with("/b"));
+    eventually(Duration::from_secs(60), || match states(cluster)? {
+        names if of_b(&names) => Ok(()),
+        names => Err(format!("{names:?}")),
+    })
+    .context("the state of a node")?;
+    cluster.agent("b").kill();
+    cluster.api().kubectl(&["delete", "node", "b"])?;
+    eventually(Duration::from_secs(30), || match states(cluster)? {
+        names if !of_b(&names) => Ok(()),
+        names => Err(format!("{names:?}")),
     })
     .context("the state of a node that is gone")?;
     cluster.api().helm(&["uninstall", "weft", "--namespace", SYSTEM_NAMESPACE, "--timeout", "90s"])?;

@@ -214,7 +214,7 @@ fn what_the_controller_may_not_do_is_one_line_that_names_the_verb_and_it_goes_on
                 {"apiGroups": [""], "resources": resources, "verbs": ["list", "watch"]},
                 {"apiGroups": [""], "resources": ["secrets", "configmaps"], "verbs": ["get", "list", "watch", "create", "patch", "update"]},
                 {"apiGroups": ["discovery.k8s.io", "node.k8s.io", "networking.k8s.io"], "resources": ["endpointslices", "runtimeclasses", "networkpolicies"], "verbs": ["list", "watch"]},
-                {"apiGroups": ["weft.dev"], "resources": ["meshconfigs", "nodestates", "meshconfigs/status", "nodestates/status"], "verbs": ["get", "list", "watch", "create", "delete", "patch"]},
+                {"apiGroups": ["weft.dev"], "resources": ["authorizationpolicies", "meshconfigs", "nodestates", "authorizationpolicies/status", "meshconfigs/status", "nodestates/status"], "verbs": ["get", "list", "watch", "create", "delete", "patch"]},
                 {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list", "watch", "create", "delete", "patch"]},
             ],
         })

@@ -9,13 +9,14 @@
 //! same searches are made for two pods outside the mesh, on the same wire, where they must find what they look for.
 //!
 //! Invariants: no claim without a look; the programs are unmodified and told nothing; all is taken away at the end,
-//! unless it is to be kept. Not here: building, and installing what is missing (`cargo xtask demo` has done it).
+//! unless it is to be kept. With `--observe` it is another demo on the same nodes (`observe`). Not here: building, and installing what is missing (`cargo xtask demo` has done it).
 
 mod captured;
 mod cast;
 mod conversations;
 mod figures;
 mod keep;
+mod observe;
 mod outcome;
 mod samples;
 mod screen;
@@ -32,6 +33,7 @@ use cast::Cast;
 use screen::Screen;
 
 pub use keep::down;
+pub use observe::{Observe, doorway};
 
 /// What is wanted of the demo.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,8 @@ pub struct Options {
     pub keep: bool,
     /// Write what was seen as JSON.
     pub report: Option<PathBuf>,
+    /// Traffic that goes on, and a Prometheus that sees it, instead of conversations.
+    pub observe: Option<Observe>,
 }
 
 const PICTURE: &str = "
@@ -56,7 +60,11 @@ const PICTURE: &str = "
 /// Shows it. The exit code says whether all was as it should be.
 pub fn run(options: &Options) -> ExitCode {
     let mut screen = Screen::stdout();
-    match show(&mut screen, options) {
+    let shown = match options.observe {
+        Some(wanted) => observe::show(&mut screen, wanted, options.keep),
+        None => show(&mut screen, options),
+    };
+    match shown {
         Ok(seconds) => screen.verdict(None, seconds),
         Err(error) => screen.verdict(Some(error), 0.0),
     }
@@ -75,10 +83,7 @@ fn show(screen: &mut Screen, options: &Options) -> Result<f64> {
 
     screen.heading("Setting up");
     let lab = set_up(screen)?;
-    let services = screen.step("hand deploy/samples/*.yaml to the controller", || {
-        let services = samples::publish(&lab)?;
-        Ok((services, "the controller reads deploy/samples/shop.yaml and legacy.yaml".into()))
-    })?;
+    let services = publish(screen, &lab)?;
     let cast = screen.step("start pods and programs", || Cast::start(&lab))?;
 
     screen.heading("Who is captured");
@@ -96,7 +101,7 @@ fn show(screen: &mut Screen, options: &Options) -> Result<f64> {
     figures::show(screen, &lab, &conversations)?;
 
     screen.heading("In short");
-    let seconds = (screen.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let seconds = seconds(screen);
     outcome::table(screen, &conversations, &wire);
     if let Some(file) = &options.report {
         outcome::write(file, &conversations, &wire, seconds)?;
@@ -109,6 +114,11 @@ fn show(screen: &mut Screen, options: &Options) -> Result<f64> {
         take_away(screen, lab)?;
     }
     Ok(seconds)
+}
+
+/// How long it took so far, as it is said.
+fn seconds(screen: &Screen) -> f64 {
+    (screen.elapsed().as_secs_f64() * 10.0).round() / 10.0
 }
 
 fn set_up(screen: &mut Screen) -> Result<Lab> {
@@ -128,6 +138,13 @@ fn set_up(screen: &mut Screen) -> Result<Lab> {
         Ok(((), "one controller, and an agent on each node: eBPF programs attached, the world known".into()))
     })?;
     Ok(lab)
+}
+
+fn publish(screen: &mut Screen, lab: &Lab) -> Result<samples::Services> {
+    screen.step("hand deploy/samples/*.yaml to the controller", || {
+        let services = samples::publish(lab)?;
+        Ok((services, "the controller reads deploy/samples/shop.yaml and legacy.yaml".into()))
+    })
 }
 
 fn take_away(screen: &mut Screen, lab: Lab) -> Result<()> {

@@ -26,7 +26,8 @@
 //! binaries, the programs in the pods. What stands in: kubelet, the container runtime, the CNI plugin and kube-proxy are
 //! this library, and the API server is a directory of YAML.
 //!
-//! Invariants: nothing is made in the machine's own network namespace; everything of a lab carries its id, so labs run
+//! Invariants: nothing is made in the machine's own network namespace (but the door to a demo's Prometheus, on its
+//! loopback); everything of a lab carries its id, so labs run
 //! in parallel; whatever way the owning process ends, [`teardown`] runs (drop, signal thread, or guard process).
 //! Not here: any knowledge of how Weft captures. The lab tells Weft nothing that kubelet would not.
 
@@ -50,6 +51,7 @@ mod pod;
 pub mod preflight;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 mod random;
 pub mod row;
 mod service;

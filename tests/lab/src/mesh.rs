@@ -24,7 +24,7 @@ pub const SYSTEM_NAMESPACE: &str = "weft-system";
 /// Trust domain of a lab that asks for no other.
 pub const TRUST_DOMAIN: &str = "lab.weft.dev";
 const CONTROLLER_PORT: u16 = 15010;
-const METRICS_PORT: u16 = 15020;
+pub(crate) const METRICS_PORT: u16 = 15020;
 
 /// A program of the mesh in its pod: started, killed and started again.
 #[derive(Debug)]
@@ -253,6 +253,11 @@ impl Controller {
     /// Starts it and returns at once.
     pub fn launch(&self) -> Result<()> {
         self.daemon.launch(&[])
+    }
+
+    /// The same under a program that executes what it is given: `env NAME=VALUE`.
+    pub fn launch_under(&self, program: &[&str]) -> Result<()> {
+        self.daemon.launch(program)
     }
 
     /// Starts it and waits until it listens, and has written its root if it is one that writes it to a file.

@@ -42,6 +42,10 @@ const PROGRAMS: &[Program] = &[
     Program { binaries: &["bpftool"], packages: &["bpftool", "linux-tools-generic"] },
 ];
 
+/// What scrapes the lab, and the checker of rules that comes with it.
+const PROMETHEUS: &[Program] =
+    &[Program { binaries: &["prometheus", "promtool"], packages: &["prometheus"] }];
+
 /// Is the program there? PostgreSQL's live in a directory of their version; Ubuntu's `bpftool` is there and does
 /// nothing unless it suits the running kernel.
 fn is_there(binary: &str) -> bool {
@@ -71,6 +75,11 @@ fn absent(programs: &'static [Program]) -> Vec<(&'static Program, Vec<&'static s
 /// Finds the test programs, or installs those that are missing, in one go.
 pub(super) fn ensure(apt: &Apt, mode: Mode) -> Result<Vec<Missing>> {
     ensure_all("test programs", PROGRAMS, apt, mode)
+}
+
+/// The same for Prometheus.
+pub(super) fn prometheus(apt: &Apt, mode: Mode) -> Result<Vec<Missing>> {
+    ensure_all("Prometheus", PROMETHEUS, apt, mode)
 }
 
 /// The same for a table of one's own.
@@ -103,6 +112,7 @@ pub(super) fn ensure_all(
             "postgresql",
             "mariadb-server",
             "openssh-server",
+            "prometheus",
         ];
         if packages.iter().any(|package| services.iter().any(|service| package.starts_with(service))) {
             say!("         their services are not started now; at the next boot your init system may");

@@ -18,6 +18,11 @@ impl Group {
     pub(super) fn needs_kube(&self) -> bool {
         self.packages.contains(&"kube-tests")
     }
+
+    /// Does it need Prometheus?
+    pub(super) fn needs_prometheus(&self) -> bool {
+        self.packages.contains(&"observe")
+    }
 }
 
 /// All groups, in the order in which they are run.
@@ -68,6 +73,18 @@ pub(super) const GROUPS: &[Group] = &[
         name: "faults",
         about: "what breaks around the mesh: hosts that vanish, agents killed, pods that start over, hooks taken away",
         packages: &["faults"],
+        privileged: true,
+    },
+    Group {
+        name: "policy",
+        about: "who may talk to whom, with real connections on every path, and what is said of it",
+        packages: &["policy"],
+        privileged: true,
+    },
+    Group {
+        name: "observe",
+        about: "what operators see: dashboards and rules, a real Prometheus, counts that agree with what was sent",
+        packages: &["observe"],
         privileged: true,
     },
     Group {

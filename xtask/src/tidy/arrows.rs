@@ -30,6 +30,8 @@ const LAYERS: [&[&str]; 8] = [
         "foreign",
         "hostile",
         "kube-tests",
+        "observe",
+        "policy",
         "xtask",
     ],
     &["faults"],

@@ -9,6 +9,8 @@ fn numbers_with_units_add_up() {
     for (text, seconds) in [("24h", 86_400), ("1h30m", 5_400), ("45s", 45), ("7d", 604_800), ("0s", 0)] {
         assert_eq!(parse(text).unwrap(), Duration::from_secs(seconds), "{text}");
     }
+    assert_eq!(parse("1m500ms").unwrap(), Duration::from_millis(60_500));
+    assert_eq!(parse("250ms1s").unwrap(), Duration::from_millis(1_250));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::Dial;
 use crate::frames::{Metered, SharedLedger};
 use crate::keepalive::{KeepAlive, Look};
 use crate::tls::{Wire, connect_tls, tune};
-use crate::{ClientConfig, OpenError, Tunnel, config};
+use crate::{ClientConfig, Link, OpenError, Tunnel, config};
 
 /// What h2 gives as the peer's limit of streams until the peer's SETTINGS are there. No SETTINGS can say this much.
 const UNSETTLED: usize = usize::MAX - 1;
@@ -35,6 +35,7 @@ pub(crate) struct Connection {
     idle_since: AtomicU64,
     /// Tunnels opened so far.
     opened: AtomicUsize,
+    link: Arc<Link>,
 }
 
 /// A tunnel's place on a connection, given back when dropped.
@@ -61,7 +62,9 @@ impl Connection {
         let dialed = dial.dial().await.map_err(OpenError::Dial)?;
         tune(&dialed.tcp, config.tcp_user_timeout, config.tcp_notsent_lowat)
             .map_err(|error| OpenError::Dial(error.into()))?;
+        let began = Instant::now();
         let tls = connect_tls(dialed.tcp, dialed.tls, dialed.server_name).await?;
+        dial.secured(began.elapsed());
         let (wire, reads) = tls.share();
         let (metered, ledger) = Metered::of_server(wire.clone());
         let (requests, mut h2) = h2::client::Builder::new()
@@ -88,6 +91,7 @@ impl Connection {
             streams: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             opened: AtomicUsize::new(0),
+            link: wire.link(),
         });
         let driver = Driver {
             h2,
@@ -147,7 +151,8 @@ impl Lease {
     pub(crate) fn request(self, request: http::Request<()>) -> Result<Tunnel, h2::Error> {
         let (response, stream) = self.0.requests.clone().send_request(request, false)?;
         self.0.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(Tunnel::requested(response, stream, self))
+        let link = self.0.link.clone();
+        Ok(Tunnel::requested(response, stream, self, link))
     }
 }
 

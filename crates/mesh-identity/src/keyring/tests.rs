@@ -349,6 +349,26 @@ async fn the_status_is_the_json_that_meshctl_prints() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_expired_certificate_is_not_handed_out_and_its_end_is_still_told() {
+    let signer = TestSigner::new(HOUR);
+    signer.then([Answer::Hang]);
+    let keyring = keyring(&signer, RotationConfig::default());
+    let wanted = keyring.want(&id("ns/a/sa/b"));
+    assert_eq!(keyring.expiries(), [], "there was none yet");
+    let over = SystemTime::now() - Duration::from_secs(5);
+    let leaf = Leaf { not_after: over, ..Leaf::of(&[&wanted.identity().to_string()]) };
+    let (chain, key) = signer.ca.raw(leaf);
+    let certificate = crate::Certificate::from_parts(chain, key).unwrap();
+    let core = &keyring.shared.core;
+    let entry = core.make_entry(certificate, &core.roots()).unwrap();
+    keyring.slot(wanted.identity()).unwrap().entry.send_replace(Some(entry));
+    assert!(keyring.certificate(wanted.identity()).is_none());
+    let [(identity, ends)] = &keyring.expiries()[..] else { panic!("{:?}", keyring.expiries()) };
+    assert_eq!(identity, wanted.identity());
+    assert!(*ends <= over, "it is told of whoever has one that ended");
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_another_root_signs_certificates_are_renewed_before_long_and_not_at_half_life() {
     let signer = TestSigner::new(24 * HOUR);
     let keyring = keyring(&signer, RotationConfig::default());

@@ -17,6 +17,7 @@ pub(crate) fn workload(name: &str, address: &str, tunnel: Tunnel) -> Workload {
         tunnel,
         phase: Phase::Running,
         host_network: false,
+        bindings: None,
     }
 }
 

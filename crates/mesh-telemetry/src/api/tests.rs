@@ -184,6 +184,7 @@ fn a_workload_and_a_service_become_rows() {
         tunnel: Tunnel::Hbone,
         phase: Phase::Running,
         host_network: false,
+        bindings: None,
     };
     same(
         WorkloadRow::from(&workload),

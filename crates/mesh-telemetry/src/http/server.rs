@@ -1,10 +1,11 @@
 //! Listening, accepting, and stopping.
 //!
 //! Binding is apart from serving, so that an end knows at its very start whether it can be reached. On shutdown the
-//! listener closes, answers under way are finished, and what is not done after [`GRACE`] is cut.
+//! listener closes, answers under way are finished, and what is not done after [`GRACE`] is cut. Whoever does nothing with a connection
+//! loses it to who comes next (`crowd`).
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,14 +14,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::header::ORIGIN;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::crowd::{Crowd, Place, Watched};
+use super::tls::MutualTls;
 use super::unix::{self, SocketFile};
 use super::{Request, Response, Routes};
 use crate::listen;
@@ -34,8 +37,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's body.
 const BODY_LIMIT: usize = 64 * 1024;
-/// Connections at once; further ones wait in the listener's backlog.
-const CONNECTION_LIMIT: usize = 256;
 /// How long to leave the listener alone after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -91,6 +92,7 @@ enum Listener {
     /// The file is removed when this is dropped.
     Unix(std::os::unix::net::UnixListener, SocketFile),
     Tcp(TcpListener),
+    Tls(TcpListener, MutualTls),
 }
 
 impl Server {
@@ -107,10 +109,21 @@ impl Server {
         Ok(Self { listener: Listener::Tcp(listener) })
     }
 
+    /// The same, for clients that show a certificate which `tls` accepts.
+    pub fn tls(addr: SocketAddr, tls: MutualTls) -> Result<Self, BindError> {
+        let listener = listen::tcp(addr).map_err(|source| BindError::Tcp { addr, source })?;
+        Ok(Self { listener: Listener::Tls(listener, tls) })
+    }
+
+    /// Listens on this network namespace's own loopback: for whoever is in it, and for pods/portforward.
+    pub fn loopback(port: u16) -> Result<Self, BindError> {
+        Self::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
     /// Where a TCP server listens (the port that was chosen for port 0); `None` for a unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.listener {
-            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Tcp(listener) | Listener::Tls(listener, _) => listener.local_addr().ok(),
             Listener::Unix(..) => None,
         }
     }
@@ -127,39 +140,63 @@ impl Server {
                     let _file = &file;
                     Ok(listener.accept().await?.0)
                 };
-                accept_loop(accept, routes, &shutdown).await;
+                accept_loop(accept, as_it_is, routes, &shutdown).await;
             }
             Listener::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let accept = async move || Ok(listener.accept().await?.0);
-                accept_loop(accept, routes, &shutdown).await;
+                accept_loop(accept, as_it_is, routes, &shutdown).await;
+            }
+            Listener::Tls(listener, tls) => {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let accept = async move || Ok(listener.accept().await?.0);
+                let tls = Arc::new(tls);
+                let handshake = move |stream| {
+                    let tls = tls.clone();
+                    async move { tls.accept(stream).await }
+                };
+                accept_loop(accept, handshake, routes, &shutdown).await;
             }
         }
         Ok(())
     }
 }
 
-/// Accepts until shutdown; then drops `accept`, the listener in it, and sees the open connections off.
-async fn accept_loop<S>(accept: impl AsyncFn() -> io::Result<S>, routes: Arc<Routes>, shutdown: &Shutdown)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+/// No handshake.
+fn as_it_is<S>(stream: S) -> std::future::Ready<Option<S>> {
+    std::future::ready(Some(stream))
+}
+
+/// Accepts until shutdown; then drops `accept`, the listener in it, and sees the open connections off. A connection has its place before
+/// its handshake, so that those are bounded as well.
+async fn accept_loop<S, T, F>(
+    accept: impl AsyncFn() -> io::Result<S>,
+    handshake: impl Fn(S) -> F,
+    routes: Arc<Routes>,
+    shutdown: &Shutdown,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Option<T>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    let crowd = Arc::new(Crowd::default());
     let mut connections = JoinSet::new();
     loop {
-        let accepted = async {
-            // Acquiring fails only on a closed semaphore, and nobody closes this one.
-            let place = places.clone().acquire_owned().await.ok();
-            accept().await.map(|stream| (stream, place))
-        };
         tokio::select! {
             () = shutdown.wait() => break,
-            accepted = accepted => match accepted {
-                Ok((stream, place)) => {
-                    let connection = connection(stream, routes.clone(), shutdown.clone());
+            accepted = accept() => match accepted {
+                Ok(stream) => {
+                    let (routes, shutdown, place) = (routes.clone(), shutdown.clone(), crowd.enter());
+                    let stream = handshake(stream);
                     connections.spawn(async move {
-                        connection.await;
-                        drop(place);
+                        let served = async {
+                            if let Some(stream) = stream.await {
+                                connection(Watched { stream, place: place.clone() }, routes, shutdown).await;
+                            }
+                        };
+                        tokio::select! {
+                            () = served => {}
+                            () = place.taken() => tracing::debug!("a client of an admin or metrics listener had to make room"),
+                        }
                     });
                 }
                 Err(error) => {
@@ -177,13 +214,14 @@ where
     }
 }
 
-async fn connection<S>(stream: S, routes: Arc<Routes>, shutdown: Shutdown)
+async fn connection<S>(stream: Watched<S>, routes: Arc<Routes>, shutdown: Shutdown)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let place = stream.place.clone();
     let service = service_fn(move |request| {
-        let routes = routes.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(&routes, request).await) }
+        let (routes, place) = (routes.clone(), place.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(&routes, &place, request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BODY_LIMIT);
@@ -200,26 +238,41 @@ where
     }
 }
 
-async fn answer(routes: &Routes, request: hyper::Request<Incoming>) -> hyper::Response<Full<Bytes>> {
+async fn answer(
+    routes: &Routes,
+    place: &Place,
+    request: hyper::Request<Incoming>,
+) -> hyper::Response<Full<Bytes>> {
+    place.room().await;
+    let response = respond(routes, request).await;
+    place.answers(response.body.len());
+    response.into_hyper()
+}
+
+async fn respond(routes: &Routes, request: hyper::Request<Incoming>) -> Response {
     let (head, body) = request.into_parts();
     let handler = match routes.find(&head.method, head.uri.path()) {
         Ok(handler) => handler,
-        Err(response) => return response.into_hyper(),
+        Err(response) => return response,
     };
+    if head.method == Method::POST && head.headers.contains_key(ORIGIN) {
+        // A page in the browser of somebody who has the port forwarded to their own machine.
+        return Response::error(StatusCode::FORBIDDEN, "nothing is changed for a web page");
+    }
     let body = if head.method == Method::POST {
         match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) => return refuse_body(error.as_ref()).into_hyper(),
+            Ok(Err(error)) => return refuse_body(error.as_ref()),
             Err(_) => {
                 let message = format!("no whole body within {} s", BODY_TIMEOUT.as_secs());
-                return Response::error(StatusCode::REQUEST_TIMEOUT, message).into_hyper();
+                return Response::error(StatusCode::REQUEST_TIMEOUT, message);
             }
         }
     } else {
         Bytes::new()
     };
     let request = Request { query: head.uri.query().map(Into::into), headers: head.headers, body };
-    handler(request).await.into_hyper()
+    handler(request).await
 }
 
 fn refuse_body(error: &(dyn std::error::Error + 'static)) -> Response {

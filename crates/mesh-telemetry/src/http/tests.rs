@@ -54,6 +54,10 @@ async fn a_unix_server_answers_its_routes_and_nothing_else() {
     let answer = ask(&path, "POST /v1/echo HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello").await;
     assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
 
+    let answer =
+        ask(&path, "POST /v1/echo HTTP/1.1\r\norigin: http://a\r\ncontent-length: 5\r\n\r\nhello").await;
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "a web page's: {answer}");
+
     let answer = ask(&path, "GET /v1/nothing HTTP/1.1\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
     assert!(answer.ends_with(r#"{"error":"no such path: /v1/nothing"}"#), "{answer}");
@@ -157,4 +161,75 @@ async fn an_answer_under_way_is_finished_when_the_server_stops() {
     release.notify_one();
     assert!(asking.await.unwrap().ends_with("done"));
     serving.await.unwrap().unwrap();
+}
+
+/// Bytes of an answer that fits in no socket's buffers.
+const LARGE: usize = 8 << 20;
+
+/// A server with a large answer, and its socket.
+fn large(directory: &Path) -> (std::path::PathBuf, Shutdown) {
+    let path = directory.join("agent.sock");
+    let shutdown = Shutdown::new();
+    let routes = routes().get("/large", async |_request| Response::text("x".repeat(LARGE)));
+    tokio::spawn(Server::unix(&path).unwrap().serve(routes, shutdown.clone()));
+    (path, shutdown)
+}
+
+async fn sends(path: &Path, request: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn whoever_does_nothing_with_a_connection_makes_room_for_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _shutdown) = large(directory.path());
+    let mut idle = Vec::new();
+    for _ in 0..crowd::CONNECTIONS + 40 {
+        idle.push(sends(&path, "GET /healthz HTTP/1.1\r\nhost: ").await);
+    }
+    let answer = ask(&path, "GET /healthz HTTP/1.1\r\n\r\n").await;
+    assert!(answer.ends_with("ok"), "{answer}");
+    let mut rest = String::new();
+    // Hung up on, with what it had sent unread.
+    let first = idle[0].read_to_string(&mut rest).await;
+    assert!(first.is_err() || rest.is_empty(), "{rest}");
+    idle.last_mut().unwrap().write_all(b"a\r\nconnection: close\r\n\r\n").await.unwrap();
+    idle.last_mut().unwrap().read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("ok"), "the youngest keeps its place: {rest}");
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_are_given_up_for_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _shutdown) = large(directory.path());
+    let mut greedy = Vec::new();
+    for _ in 0..12 {
+        // Four requests each: a connection has one answer under way.
+        greedy.push(sends(&path, &"GET /large HTTP/1.1\r\nhost: a\r\n\r\n".repeat(4)).await);
+    }
+    let answer = ask(&path, "GET /large HTTP/1.1\r\n\r\n").await;
+    assert!(answer.len() > LARGE);
+    let mut cut = 0;
+    for mut stream in greedy {
+        let mut taken = Vec::new();
+        let read = tokio::time::timeout(Duration::from_millis(500), stream.read_to_end(&mut taken)).await;
+        cut += usize::from(read.is_ok() && taken.len() < LARGE);
+    }
+    assert!((1..12).contains(&cut), "{cut} of 12 were cut");
+}
+
+#[tokio::test]
+async fn who_takes_no_answer_is_hung_up_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _shutdown) = large(directory.path());
+    let mut stream = sends(&path, "GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut taken = vec![0];
+    stream.read_exact(&mut taken).await.unwrap();
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    tokio::time::resume();
+    let _ended = stream.read_to_end(&mut taken).await;
+    assert!(taken.len() < LARGE, "{} bytes", taken.len());
 }

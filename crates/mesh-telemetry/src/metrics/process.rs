@@ -54,6 +54,7 @@ pub(super) fn described() -> Vec<Described> {
             name: format!("{name}{}", if *kind == "counter" { "_total" } else { "" }),
             help: format!("{help}."),
             kind,
+            labels: Vec::new(),
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! The stream's task: connect, follow, answer, report, and start over.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_model::Uid;
 use prost::Message as _;
@@ -192,6 +192,7 @@ impl Follower {
         match verdict {
             Ok(()) => {
                 status.updates += 1;
+                status.applied_at = Some(SystemTime::now());
                 if received.complete {
                     status.applied = Some(received.world_version);
                 }
@@ -245,6 +246,11 @@ impl Shared {
         let events: Vec<_> = reports.events.drain(..).map(encode_event).collect();
         if !events.is_empty() {
             messages.push(Say::Events(proto::NodeEvents { events }));
+        }
+        let observations: Vec<_> = reports.seen.drain(..).map(Into::into).collect();
+        if !observations.is_empty() {
+            let lost = reports.unseen;
+            messages.push(Say::Observations(proto::Observations { observations, lost }));
         }
         if std::mem::take(&mut reports.left_unsaid) {
             messages.push(Say::Left(proto::Left { stays: !reports.left }));

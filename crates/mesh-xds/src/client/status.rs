@@ -15,6 +15,8 @@ pub struct ClientStatus {
     pub last_error: Option<String>,
     /// The version of the controller's world that the agent has in whole; of the last complete update it acknowledged.
     pub applied: Option<Version>,
+    /// When the agent last acknowledged an update.
+    pub applied_at: Option<SystemTime>,
     /// Updates that the agent acknowledged.
     pub updates: u64,
     /// Updates that the agent refused, or that held something unreadable.
@@ -32,6 +34,7 @@ impl ClientStatus {
             since: SystemTime::now(),
             last_error: None,
             applied: None,
+            applied_at: None,
             updates: 0,
             refused: 0,
             connections: 0,

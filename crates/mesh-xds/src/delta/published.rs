@@ -69,6 +69,8 @@ impl Published {
             Change::MeshRemoved => (Name::Mesh, None),
             Change::Node(node) => encoded(Resource::Node(node)),
             Change::NodeRemoved(name) => (Name::Node(name), None),
+            Change::Policy(policy) => encoded(Resource::Policy(policy)),
+            Change::PolicyRemoved(key) => (Name::Policy(key), None),
         };
         let after = new.as_ref().map(|new| new.version);
         let before = match (self.resources.entry(name.clone()), new) {

@@ -34,6 +34,7 @@ pub struct Session {
     services: bool,
     mesh: bool,
     nodes: bool,
+    policies: bool,
     /// Names by which the client may have something else than what is published, and what it has. By all others it has
     /// what was published at `seen`. Ordered, so that equal histories give equal deltas.
     dirty: BTreeMap<Name, Has>,
@@ -99,6 +100,7 @@ impl Session {
             services: wants(proto::ResourceType::Service),
             mesh: wants(proto::ResourceType::Mesh),
             nodes: wants(proto::ResourceType::Node),
+            policies: wants(proto::ResourceType::Policy),
             dirty: BTreeMap::new(),
             walk: None,
             strange: BTreeMap::new(),
@@ -154,6 +156,7 @@ impl Session {
             Name::Workload(_) => self.workloads,
             Name::Service(..) => self.services,
             Name::Mesh => self.mesh,
+            Name::Policy(_) => self.policies,
             Name::Node(name) => self.nodes && **name == *self.node,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_model::policy::{Action, Mode, Policy, PolicyKey, Reach};
 use mesh_model::{Change, NodeInfo, Phase, Service, ServiceKey, TrustDomain, Tunnel, Uid, Workload};
 
 use super::{ProtocolError, Published, Replica, Session};
@@ -38,6 +39,7 @@ fn workload(number: u64, revision: u64) -> Workload {
         addresses: vec![[10, 0, (revision % 3) as u8, number as u8].into()],
         enrolled: revision.is_multiple_of(2),
         left_alone: None,
+        bindings: None,
         tunnel: [Tunnel::None, Tunnel::Hbone, Tunnel::Withdrawn][(revision % 3) as usize],
         phase: Phase::Running,
         host_network: false,
@@ -54,7 +56,7 @@ fn service(number: u64, revision: u64) -> Service {
 
 fn random_change(dice: &mut Dice) -> Change {
     let (number, revision) = (dice.roll(8), dice.roll(6));
-    match dice.roll(8) {
+    match dice.roll(10) {
         0..=2 => Change::Workload(workload(number, revision)),
         3 => Change::WorkloadRemoved(Uid::new(&format!("uid-{number}"))),
         4 => Change::Service(service(number, revision)),
@@ -65,6 +67,14 @@ fn random_change(dice: &mut Dice) -> Change {
             addresses: Vec::new(),
         }),
         6 => Change::NodeRemoved("one".into()),
+        7 => Change::Policy(Policy {
+            key: PolicyKey::new("default", &format!("policy-{number}")),
+            reach: Reach { mesh: revision.is_multiple_of(2), namespaces: Vec::new() },
+            action: Action::Deny,
+            mode: Mode::Enforce,
+            rules: Vec::new(),
+        }),
+        8 => Change::PolicyRemoved(PolicyKey::new("default", &format!("policy-{number}"))),
         _ => Change::ServiceRemoved(ServiceKey::new("default", &format!("svc-{number}"))),
     }
 }
@@ -82,6 +92,8 @@ fn apply(contents: &mut Contents, change: Change) {
         Change::MeshRemoved => return drop(contents.remove(&Name::Mesh)),
         Change::Node(node) => Resource::Node(node),
         Change::NodeRemoved(name) => return drop(contents.remove(&Name::Node(name))),
+        Change::Policy(policy) => Resource::Policy(policy),
+        Change::PolicyRemoved(key) => return drop(contents.remove(&Name::Policy(key))),
     };
     contents.insert(resource.name(), resource);
 }

@@ -46,7 +46,7 @@ impl Strings {
                     endpoint.node.iter_mut().chain(hints).for_each(|text| self.one(text));
                 }
             }
-            Resource::Mesh(_) | Resource::Node(_) => {}
+            Resource::Mesh(_) | Resource::Node(_) | Resource::Policy(_) => {}
         }
     }
 

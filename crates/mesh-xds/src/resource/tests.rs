@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod policies;
+mod settings;
+
 use bytes::Bytes;
 use mesh_model::{
     Endpoint, Identity, Phase, PortMap, Reason, Service, ServiceKey, TrustDomain, Tunnel, Uid, Workload,
@@ -20,6 +23,7 @@ fn workload() -> Workload {
         addresses: vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
         enrolled: true,
         left_alone: None,
+        bindings: None,
         tunnel: Tunnel::Hbone,
         phase: Phase::Terminating,
         host_network: false,
@@ -192,7 +196,11 @@ fn arbitrary_bytes_never_panic() {
                 (state >> 24) as u8
             })
             .collect();
-        for resource in [Resource::Workload(workload()), Resource::Service(service())] {
+        for resource in [
+            Resource::Workload(workload()),
+            Resource::Service(service()),
+            Resource::Policy(policies::policy()),
+        ] {
             let _ = Resource::decode(&resource.name(), &body.clone().into());
             // And real messages, cut short or with a byte changed.
             let mut real = resource.encode().body.to_vec();

@@ -24,6 +24,7 @@ fn world() -> World {
             addresses: vec![[10, 0, 0, number].into()],
             enrolled: true,
             left_alone: None,
+            bindings: None,
             tunnel: Tunnel::Hbone,
             phase: Phase::Running,
             host_network: false,

@@ -35,7 +35,7 @@ fn v4(octets: [u8; 4]) -> [u8; 16] {
 
 #[test]
 fn a_request_has_the_kernels_size_and_asks_for_no_dead_sockets() {
-    let bytes = request(SOCK_DESTROY, 5, 10, &[7; ID]);
+    let bytes = request(SOCK_DESTROY, 5, 10, 0, STATES, &[7; ID]);
     assert_eq!(bytes.len(), 72);
     assert_eq!(bytes[..4], 72_u32.to_ne_bytes());
     assert_eq!(bytes[4..6], 21_u16.to_ne_bytes());
@@ -53,10 +53,10 @@ fn a_dump_is_read_over_several_datagrams_and_mapped_addresses_are_ipv4() {
     let mut first = message(libc::AF_INET, 1, [40_000, 80], [v4([10, 0, 0, 1]), v4([10, 96, 0, 1])]);
     first.extend(message(libc::AF_INET6, 2, [40_001, 81], [mapped, mapped]));
     let mut found = Vec::new();
-    assert!(!read_dump(&first, &mut found).unwrap());
+    assert!(!read_dump(&first, &mut found, read_socket).unwrap());
     let mut last = message(libc::AF_INET6, LISTEN, [81, 0], [[0; 16]; 2]);
     last.extend(done(0));
-    assert!(read_dump(&last, &mut found).unwrap());
+    assert!(read_dump(&last, &mut found, read_socket).unwrap());
     let ends: Vec<_> = found.iter().map(|s| format!("{} {}", s.local, s.remote)).collect();
     assert_eq!(ends, ["10.0.0.1:40000 10.96.0.1:80", "10.0.0.9:40001 10.0.0.9:81", "[::]:81 [::]:0"]);
     assert_eq!(found.iter().map(TcpSocket::listens).collect::<Vec<_>>(), [false, false, true]);
@@ -64,13 +64,13 @@ fn a_dump_is_read_over_several_datagrams_and_mapped_addresses_are_ipv4() {
 
 #[test]
 fn what_the_kernel_refuses_is_an_error_and_garbage_is_no_socket() {
-    let error = read_dump(&done(-libc::EOPNOTSUPP), &mut Vec::new()).unwrap_err();
+    let error = read_dump(&done(-libc::EOPNOTSUPP), &mut Vec::new(), read_socket).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
-    assert!(read_dump(&[], &mut Vec::new()).is_err());
+    assert!(read_dump(&[], &mut Vec::new(), read_socket).is_err());
     let mut found = Vec::new();
     let whole = message(libc::AF_INET, 1, [1, 2], [[0; 16]; 2]);
     for length in 1..whole.len() {
-        let _ = read_dump(&whole[..length], &mut found);
+        let _ = read_dump(&whole[..length], &mut found, read_socket);
     }
     assert!(found.is_empty());
 }

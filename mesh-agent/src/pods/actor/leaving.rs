@@ -56,12 +56,13 @@ impl Actor {
             tracing::error!(%error, "this node's hooks and pins cannot all be removed (`mesh-agent reset` does)");
             return;
         }
+        self.node.guards.forget_all();
         tracing::info!("left: every pod is released, every hook detached, every pin removed");
         self.say_left();
     }
 
     fn say_left(&mut self) {
-        self.left = true;
+        (self.left, self.node.left) = (true, true);
         self.config.staying.lost("left: the mesh is being uninstalled, every pod of this node was released");
         self.node.client.left();
     }
@@ -82,7 +83,7 @@ impl Actor {
         tracing::info!("hooks attached again");
         self.clear_mark();
         // Until here everybody was recorded as outside: whoever runs is taken in as such, and not refused on the way.
-        (self.left, self.node.leaving) = (false, false);
+        (self.left, self.node.left, self.node.leaving) = (false, false, false);
         self.node.client.stays();
         self.config.staying.met();
         self.drive_all();

@@ -17,6 +17,7 @@ fn workload(address: &str, enrolled: bool, tunnel: Tunnel) -> Workload {
         addresses: vec![address.parse().unwrap()],
         enrolled,
         left_alone: None,
+        bindings: None,
         tunnel,
         phase: Phase::Running,
         host_network: false,

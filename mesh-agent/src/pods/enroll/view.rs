@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use mesh_model::{PodState, Reason, Workload};
+use mesh_model::{PodState, Reason, Uid, Workload};
 
 use super::Entry;
+use crate::pods::find;
 use crate::pods::pod::Pod;
 use crate::pods::stage::Stage;
 
@@ -31,6 +32,37 @@ impl Entry {
 
     pub(in crate::pods) fn cookie(&self) -> Option<u64> {
         self.netns.as_ref().map(|netns| netns.cookie())
+    }
+
+    /// Its namespace, or the one that a predecessor of this agent knew it by, while it is neither captured nor left alone.
+    pub(in crate::pods) fn cookie_of_pending(&self) -> Option<u64> {
+        let is_pending = matches!(self.stage, Stage::Unknown | Stage::Pending) && self.cgroup.is_some();
+        is_pending.then(|| self.cookie().or(self.hint)).flatten()
+    }
+
+    /// How people know it.
+    pub(in crate::pods) fn display(&self, uid: &Uid) -> String {
+        match (&self.workload, &self.bootstrap) {
+            (Some(workload), _) => format!("{}/{}", workload.namespace, workload.name),
+            (None, Some((namespace, name))) => format!("{namespace}/{name}"),
+            (None, None) => uid.to_string(),
+        }
+    }
+
+    /// The captured pod.
+    pub(in crate::pods) fn captured_pod(&self) -> Option<&Arc<Pod>> {
+        match &self.stage {
+            Stage::Captured(pod) => Some(pod),
+            _ => None,
+        }
+    }
+
+    /// Whether something may run in it whose namespace nobody has looked for, or found. `host`: the inode of the host's. (The API
+    /// knows a static pod by another UID than kubelet's, and so nothing of its network.)
+    pub(in crate::pods) fn may_run_unseen(&self, host: Option<u64>) -> bool {
+        let on_host = self.workload.as_ref().is_some_and(|workload| workload.host_network);
+        let unseen = self.cgroup.as_ref().filter(|_| self.netns.is_none() && !on_host);
+        unseen.is_some_and(|(path, _)| find::is_populated(path) && !find::is_on_host(path, host))
     }
 
     /// The pod whose listeners there are.

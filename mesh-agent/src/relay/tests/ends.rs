@@ -127,7 +127,7 @@ async fn a_refused_tunnel_is_a_reset_before_the_first_byte() {
         }
         assert_eq!(read_kind(&mut client).await, RESET);
         let outcome = soon(mesh.near_outcomes.recv()).await.unwrap();
-        assert_eq!(outcome.end, End::Error(Reason::PeerRefused));
+        assert_eq!(outcome.end, End::Refused { status: 503 });
         assert_eq!(outcome.received, 0);
     }
 }

@@ -15,6 +15,7 @@ fn pod(uid: &str, node: &str) -> Workload {
         addresses: vec!["10.0.0.1".parse().unwrap()],
         enrolled: true,
         left_alone: None,
+        bindings: None,
         tunnel: Tunnel::None,
         phase: Phase::Running,
         host_network: false,

@@ -116,7 +116,9 @@ pub(super) fn tell_left_alone(
             | Change::Mesh(_)
             | Change::MeshRemoved
             | Change::Node(_)
-            | Change::NodeRemoved(_) => {}
+            | Change::NodeRemoved(_)
+            | Change::Policy(_)
+            | Change::PolicyRemoved(_) => {}
         }
     }
 }

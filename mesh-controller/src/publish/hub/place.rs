@@ -34,6 +34,7 @@ impl Place {
         session: &mut Session,
     ) -> Result<Option<proto::Delta>, ProtocolError> {
         let mut state = self.hub.state();
+        let had = state.policies_of_stream(self.id);
         // What an ack has just confirmed is the delta sent before.
         let before = note(&mut state, self.id, session.acked(), self.sent);
         let delta = session.next(&state.published)?;
@@ -42,6 +43,13 @@ impl Place {
             self.sent = state.published.version();
         }
         let after = note(&mut state, self.id, session.acked(), self.sent);
+        if before || after {
+            Hub::policies_may_differ(&mut state);
+            if state.policies_of_stream(self.id) != had {
+                // What it has applied is written to its NodeState.
+                self.hub.captures_changed.notify_one();
+            }
+        }
         if (before || after) && state.is_waited_for_elsewhere() {
             self.hub.acknowledged_changed.notify_one();
         }
@@ -74,6 +82,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.hub.state();
         state.streams.remove(&self.id);
+        Hub::policies_may_differ(&mut state);
         // One agent fewer to wait for.
         release(&mut state);
         self.hub.acknowledged_changed.notify_one();

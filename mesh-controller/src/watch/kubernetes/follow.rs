@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
-use mesh_model::TrustDomain;
 use tokio::sync::mpsc;
 
 use super::gather::{ObjectName, Step};
@@ -14,6 +13,7 @@ use super::kinds::Kind;
 use super::known::{Known, Name, Outcome};
 use super::seen::Seen;
 use crate::cluster;
+use crate::index::facts::Reading;
 use crate::metrics::Metrics;
 use crate::reconcile::Board;
 
@@ -30,7 +30,7 @@ const GIVE_UP: u32 = 3;
 pub(super) struct Follower {
     kind: Kind,
     api: Api<Seen>,
-    trust_domain: TrustDomain,
+    reading: Reading,
     board: Arc<Board>,
     steps: mpsc::Sender<Step>,
     metrics: Metrics,
@@ -43,12 +43,13 @@ impl Follower {
     pub(super) fn new(
         kind: Kind,
         api: Api<Seen>,
-        trust_domain: TrustDomain,
+        reading: Reading,
         board: Arc<Board>,
         steps: mpsc::Sender<Step>,
         metrics: Metrics,
     ) -> Self {
-        Self { kind, api, trust_domain, board, steps, metrics, known: Known::default(), trouble: None }
+        metrics.watches(kind.name, &kind.in_rbac());
+        Self { kind, api, reading, board, steps, metrics, known: Known::default(), trouble: None }
     }
 
     /// Until nobody listens.
@@ -110,7 +111,7 @@ impl Follower {
     fn learn(&mut self, seen: Seen) -> (Name, Outcome, Option<String>) {
         let name = name_of(&seen);
         let uid = seen.meta.uid.clone();
-        let read = (self.kind.learn)(seen, &self.trust_domain, &self.board);
+        let read = (self.kind.learn)(seen, &self.reading, &self.board);
         // One allocation for the name, where the fact has it, too.
         let name = match &read {
             Ok(Some(fact)) => {

@@ -7,13 +7,13 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Resource;
 use kube::core::{ApiResource, ObjectMeta};
-use mesh_crd::{MeshConfig, NodeState};
-use mesh_model::TrustDomain;
+use mesh_crd::{AuthorizationPolicy, MeshConfig, NodeState};
+use mesh_model::policy::PolicyKey;
 use serde::de::DeserializeOwned;
 
 use super::seen::Seen;
 use crate::index::facts::{
-    self, Fact, FactError, NamespaceFact, PodFact, RuntimeClassFact, ServiceFact, SliceFact,
+    self, Fact, FactError, NamespaceFact, PodFact, Reading, RuntimeClassFact, ServiceFact, SliceFact,
 };
 use crate::reconcile::Board;
 
@@ -23,10 +23,10 @@ pub(super) trait Watched: Resource<DynamicType = ()> + DeserializeOwned {
     const NAME: &'static str;
 
     /// The fact that it gives, if it gives one.
-    fn fact(&self, trust_domain: &TrustDomain) -> Result<Option<Fact>, FactError>;
+    fn fact(&self, reading: &Reading) -> Result<Option<Fact>, FactError>;
 
     /// What else is noted of it: what `reconcile` looks at. Before the fact, and even where there is an error.
-    fn note(&self, _board: &Board) {}
+    fn note(&self, _reading: &Reading, _board: &Board) {}
 
     /// It cannot even be read.
     fn note_broken(_meta: &ObjectMeta, _error: &str, _board: &Board) {}
@@ -42,7 +42,7 @@ pub(super) struct Kind {
     pub(super) name: &'static str,
     pub(super) resource: ApiResource,
     /// Reads an object, notes what there is to note, and gives its fact.
-    pub(super) learn: fn(Seen, &TrustDomain, &Board) -> Result<Option<Fact>, String>,
+    pub(super) learn: fn(Seen, &Reading, &Board) -> Result<Option<Fact>, String>,
     /// An object is gone: namespace and name.
     pub(super) forget: fn(&str, &str, &Board),
 }
@@ -59,11 +59,11 @@ impl Kind {
     }
 }
 
-fn learn<K: Watched>(seen: Seen, trust_domain: &TrustDomain, board: &Board) -> Result<Option<Fact>, String> {
+fn learn<K: Watched>(seen: Seen, reading: &Reading, board: &Board) -> Result<Option<Fact>, String> {
     match serde_json::from_value::<K>(seen.value) {
         Ok(object) => {
-            object.note(board);
-            object.fact(trust_domain).map_err(|error| crate::chain(&error))
+            object.note(reading, board);
+            object.fact(reading).map_err(|error| crate::chain(&error))
         }
         Err(error) => {
             let error = error.to_string();
@@ -76,7 +76,7 @@ fn learn<K: Watched>(seen: Seen, trust_domain: &TrustDomain, board: &Board) -> R
 impl Watched for Namespace {
     const NAME: &'static str = "Namespace";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         NamespaceFact::new(self).map(Fact::Namespace).map(Some)
     }
 }
@@ -84,15 +84,15 @@ impl Watched for Namespace {
 impl Watched for Pod {
     const NAME: &'static str = "Pod";
 
-    fn fact(&self, trust_domain: &TrustDomain) -> Result<Option<Fact>, FactError> {
-        PodFact::new(self, trust_domain).map(|pod| Some(Fact::Pod(Box::new(pod))))
+    fn fact(&self, reading: &Reading) -> Result<Option<Fact>, FactError> {
+        PodFact::new(self, &reading.trust_domain).map(|pod| Some(Fact::Pod(Box::new(pod))))
     }
 }
 
 impl Watched for Service {
     const NAME: &'static str = "Service";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         ServiceFact::new(self).map(|service| service.map(Fact::Service))
     }
 }
@@ -100,7 +100,7 @@ impl Watched for Service {
 impl Watched for EndpointSlice {
     const NAME: &'static str = "EndpointSlice";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         SliceFact::new(self).map(|slice| slice.map(Fact::Slice))
     }
 }
@@ -108,11 +108,11 @@ impl Watched for EndpointSlice {
 impl Watched for Node {
     const NAME: &'static str = "Node";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         facts::node(self).map(Fact::Node).map(Some)
     }
 
-    fn note(&self, board: &Board) {
+    fn note(&self, _: &Reading, board: &Board) {
         board.node(self.metadata.name.as_deref().unwrap_or_default(), true);
     }
 
@@ -124,11 +124,11 @@ impl Watched for Node {
 impl Watched for ServiceAccount {
     const NAME: &'static str = "ServiceAccount";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         Ok(None)
     }
 
-    fn note(&self, board: &Board) {
+    fn note(&self, _: &Reading, board: &Board) {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         board.account(&text(&self.metadata.namespace), &text(&self.metadata.name), true);
     }
@@ -141,7 +141,7 @@ impl Watched for ServiceAccount {
 impl Watched for RuntimeClass {
     const NAME: &'static str = "RuntimeClass";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         RuntimeClassFact::new(self).map(Fact::RuntimeClass).map(Some)
     }
 }
@@ -149,7 +149,7 @@ impl Watched for RuntimeClass {
 impl Watched for NetworkPolicy {
     const NAME: &'static str = "NetworkPolicy";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         facts::network_policy(self.clone()).map(|policy| Some(Fact::NetworkPolicy(Box::new(policy))))
     }
 }
@@ -157,11 +157,11 @@ impl Watched for NetworkPolicy {
 impl Watched for MeshConfig {
     const NAME: &'static str = "MeshConfig";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
-        facts::mesh(self).map(|settings| Some(Fact::Mesh(Box::new(settings))))
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
+        facts::mesh(self).map(|mesh| Some(Fact::Mesh(Box::new(mesh))))
     }
 
-    fn note(&self, board: &Board) {
+    fn note(&self, _: &Reading, board: &Board) {
         board.mesh_config(self);
     }
 
@@ -174,14 +174,36 @@ impl Watched for MeshConfig {
     }
 }
 
+impl Watched for AuthorizationPolicy {
+    const NAME: &'static str = "AuthorizationPolicy";
+
+    fn fact(&self, reading: &Reading) -> Result<Option<Fact>, FactError> {
+        facts::policy(self, reading).map(|authored| Some(Fact::Policy(Box::new(authored))))
+    }
+
+    fn note(&self, reading: &Reading, board: &Board) {
+        board.policy(self, reading);
+    }
+
+    fn note_broken(meta: &ObjectMeta, error: &str, board: &Board) {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let key = PolicyKey::new(&text(&meta.namespace), &text(&meta.name));
+        board.broken_policy(key, meta.generation, error);
+    }
+
+    fn forget(namespace: &str, name: &str, board: &Board) {
+        board.no_policy(&PolicyKey::new(namespace, name));
+    }
+}
+
 impl Watched for NodeState {
     const NAME: &'static str = "NodeState";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         Ok(None)
     }
 
-    fn note(&self, board: &Board) {
+    fn note(&self, _: &Reading, board: &Board) {
         board.node_state(self);
     }
 
@@ -193,11 +215,11 @@ impl Watched for NodeState {
 impl Watched for Lease {
     const NAME: &'static str = "Lease";
 
-    fn fact(&self, _: &TrustDomain) -> Result<Option<Fact>, FactError> {
+    fn fact(&self, _: &Reading) -> Result<Option<Fact>, FactError> {
         Ok(None)
     }
 
-    fn note(&self, board: &Board) {
+    fn note(&self, _: &Reading, board: &Board) {
         board.lease(self);
     }
 

@@ -9,7 +9,7 @@ use super::kinds::Kind as Watched;
 use super::known::{Known, Outcome};
 use super::seen::Seen;
 use crate::index::Captures;
-use crate::index::facts::{Fact, Key, Kind};
+use crate::index::facts::{Fact, Key, Kind, Reading};
 use crate::metrics::Metrics;
 use crate::publish::Hub;
 use crate::reconcile::Board;
@@ -118,12 +118,13 @@ fn an_object_that_cannot_be_read_is_no_error_of_its_list() {
     let [broken, good] = list.items.as_slice() else { panic!() };
     assert_eq!(broken.meta.name.as_deref(), Some("default"));
     let domain = TrustDomain::new("cluster.local").unwrap();
-    let board = Board::new(domain.clone(), Hub::new(Captures::default(), Metrics::default()));
+    let reading = Reading { trust_domain: domain.clone(), release_namespace: "weft-system".into() };
+    let board = Board::new(domain, Hub::new(Captures::default(), Metrics::default()));
     let learn = Watched::of::<MeshConfig>().learn;
-    let error = learn(broken.clone(), &domain, &board).unwrap_err();
+    let error = learn(broken.clone(), &reading, &board).unwrap_err();
     assert!(error.contains("ten"), "{error}");
     assert!(
-        learn(good.clone(), &domain, &board).unwrap_err().contains("other"),
+        learn(good.clone(), &reading, &board).unwrap_err().contains("other"),
         "of that name it does not count"
     );
     let event = json!({"type": "ADDED", "object": {"metadata": {"name": "n", "resourceVersion": "1"}}});

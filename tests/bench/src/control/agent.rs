@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::controller::memory_of;
 use crate::cli::AgentOptions;
+use crate::report::Outcome;
 
 /// What it prints.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -21,7 +22,7 @@ pub struct Grown {
 
 /// Follows a controller until the world is whole, as an agent does: each update makes a new world of the last, and what
 /// that has left free is handed back after the first time that the world was written.
-pub fn run(options: &AgentOptions) -> Result<bool> {
+pub fn run(options: &AgentOptions) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let grown = runtime.block_on(async {
         let config = ClientConfig::new(&options.controller, &options.roots, &options.token, &options.node);
@@ -30,7 +31,7 @@ pub fn run(options: &AgentOptions) -> Result<bool> {
             .context("no whole world in 60 s")?
     })?;
     println!("{}", serde_json::to_string(&grown)?);
-    Ok(true)
+    Ok(Outcome::Good)
 }
 
 async fn follow(config: ClientConfig) -> Result<Grown> {

@@ -53,10 +53,35 @@ impl Shape {
         (workload.uid.as_str() == CHANGING).then(|| u32::from(*address) - u32::from(address_of(0)))
     }
 
+    /// How many Services, without the pod that changes.
+    pub fn services(self) -> u32 {
+        (self.workloads - 1).div_ceil(SERVICE)
+    }
+
+    /// Namespace and name of a Service, which are also those of its pods' service account and their label `app`.
+    pub fn service(number: u32) -> (String, String) {
+        (format!("team-{:03}", number * SERVICE / NAMESPACE), format!("service-{number:04}"))
+    }
+
+    /// Namespace and name of the first pod.
+    pub fn first_pod() -> (String, String) {
+        let (namespace, app) = Self::service(0);
+        (namespace, pod_name(&app, 0))
+    }
+
+    /// Nodes that have pods.
+    pub fn nodes() -> impl Iterator<Item = String> {
+        (0..NODES).map(Self::node)
+    }
+
     /// Name of a simulated agent's node: those that have pods first.
     pub fn node(number: u32) -> String {
         format!("node-{number:03}.example.internal")
     }
+}
+
+fn pod_name(app: &str, number: u32) -> String {
+    format!("{app}-5d4f8c7b9-{number:05x}")
 }
 
 fn address_of(revision: u32) -> Ipv4Addr {
@@ -69,14 +94,14 @@ fn namespace(number: u32, pods: std::ops::Range<u32>) -> String {
         "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{weft.dev/capture: enabled}}}}\n"
     );
     for pod_number in pods.clone() {
-        let app = format!("service-{:04}", pod_number / SERVICE);
-        let name = format!("{app}-5d4f8c7b9-{pod_number:05x}");
+        let (_, app) = Shape::service(pod_number / SERVICE);
+        let name = pod_name(&app, pod_number);
         let uid = format!("{pod_number:08x}-4d4e-4b8a-9b1c-0123456789ab");
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + pod_number + 1);
         pod(&mut text, &namespace, &name, &uid, &app, pod_number % NODES, address);
     }
     for service in pods.step_by(SERVICE as usize).map(|pod| pod / SERVICE) {
-        let app = format!("service-{service:04}");
+        let (_, app) = Shape::service(service);
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + service + 1);
         let _ = write!(
             text,

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use super::{Report, Row};
+use crate::bars::Bar;
 use crate::neighbours::DISTURBING;
 use crate::summary::{Figures, Sides, Yardstick};
 
-const HEADINGS: [&str; 15] = [
+const HEADINGS: [&str; 16] = [
     "path",
     "work",
     "direct",
@@ -15,6 +16,7 @@ const HEADINGS: [&str; 15] = [
     "ratio",
     "min",
     "max",
+    "bar",
     "agents' CPU",
     "haproxy",
     "its ratio",
@@ -24,9 +26,11 @@ const HEADINGS: [&str; 15] = [
     "p99 us",
 ];
 /// Columns of words are flush left, columns of numbers flush right.
-const LEFT: [usize; 3] = [0, 1, 4];
+const LEFT: [usize; 4] = [0, 1, 4, 8];
 /// Columns that are only there if the yardstick was measured.
-const YARDSTICK: std::ops::Range<usize> = 9..12;
+const YARDSTICK: std::ops::Range<usize> = 10..13;
+/// The column that is only there if a row has a bar.
+const BAR: usize = 8;
 
 impl Report {
     /// For people.
@@ -35,18 +39,20 @@ impl Report {
             if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
         };
         let mut text = String::from("\n");
-        let cells: Vec<[String; 15]> =
-            self.rows.iter().filter_map(|row| Some(cells(row, row.figures.as_ref().ok()?))).collect();
+        let of = |row: &Row| Some(cells(row, row.figures.as_ref().ok()?, self.bar(row)));
+        let cells: Vec<[String; 16]> = self.rows.iter().filter_map(of).collect();
+        let with_bars = cells.iter().any(|line| !line[BAR].is_empty());
         let all = || std::iter::once(HEADINGS.map(str::to_owned)).chain(cells.iter().cloned());
         let left_out = if self.conditions.yardstick.is_some() { 0..0 } else { YARDSTICK };
-        let mut widths = [0; 15];
+        let is_shown = |column: &usize| !left_out.contains(column) && (with_bars || *column != BAR);
+        let mut widths = [0; 16];
         for line in all() {
             for (width, cell) in widths.iter_mut().zip(&line) {
                 *width = (*width).max(cell.chars().count());
             }
         }
         for (number, line) in all().enumerate().filter(|_| !cells.is_empty()) {
-            let shown = line.iter().zip(widths).enumerate().filter(|(column, _)| !left_out.contains(column));
+            let shown = line.iter().zip(widths).enumerate().filter(|(column, _)| is_shown(column));
             let padded = shown.map(|(column, (cell, width))| {
                 if LEFT.contains(&column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
             });
@@ -61,6 +67,10 @@ impl Report {
                 let line = format!("{} {}: no figures: {first}", row.path, row.work);
                 let _ = writeln!(text, "{}", paint("1;31", &line));
             }
+        }
+        for (row, missed) in self.missed() {
+            let line = format!("{} {}: bar missed: {}", row.path, row.work, missed.join("; "));
+            let _ = writeln!(text, "{}", paint("1;31", &line));
         }
         text.push_str(
             "ratio: weft to direct within a round (rr-1: of median times, so less is better; else of rates); direct, weft \
@@ -136,7 +146,7 @@ impl Report {
     }
 }
 
-fn cells(row: &Row, figures: &Figures) -> [String; 15] {
+fn cells(row: &Row, figures: &Figures, bar: Option<Bar>) -> [String; 16] {
     let unit = row.work.kind.cost_unit();
     let beside =
         |value: &dyn Fn(Yardstick) -> String| figures.yardstick.map_or_else(|| "-".to_owned(), value);
@@ -149,6 +159,7 @@ fn cells(row: &Row, figures: &Figures) -> [String; 15] {
         format!("{:.2}", figures.ratio.median),
         format!("{:.2}", figures.ratio.min),
         format!("{:.2}", figures.ratio.max),
+        bar.map_or_else(String::new, |bar| bar.ratio.to_string()),
         format!("{} {unit}", number(figures.cpu_per_unit.median)),
         beside(&|one| number(one.figure.median)),
         beside(&|one| format!("{:.2}", one.ratio.median)),

@@ -22,6 +22,10 @@ fn figures(others_share: f64) -> Figures {
 }
 
 fn report(figures: Result<Figures, String>) -> Report {
+    report_of(Path::CrossNode, figures)
+}
+
+fn report_of(path: Path, figures: Result<Figures, String>) -> Report {
     let conditions = Conditions {
         cpus: 2,
         kernel: "6.1".into(),
@@ -39,7 +43,7 @@ fn report(figures: Result<Figures, String>) -> Report {
         peak_rss_bytes: 1,
         map_bytes: 2,
     };
-    Report::new(conditions, vec![Row { path: Path::SameNode, work, figures }], Some(MemoryRow(Ok(memory))))
+    Report::new(conditions, vec![Row { path, work, figures }], Some(MemoryRow(Ok(memory))))
 }
 
 fn keys(value: &Value) -> Vec<&str> {
@@ -60,7 +64,7 @@ fn rows_have_exactly_the_keys_that_are_promised() {
     assert_eq!(keys(&row["p50_us"]), ["direct", "weft"]);
     assert_eq!(
         (&row["path"], &row["work"], &row["unit"]),
-        (&json!("same-node"), &json!("http-32"), &json!("us/request"))
+        (&json!("cross-node"), &json!("http-32"), &json!("us/request"))
     );
     let promised = ["idle_rss_bytes", "map_bytes", "path", "peak_rss_bytes", "per_idle_connection_bytes"];
     assert_eq!(keys(&report["rows"][1]), promised);
@@ -70,7 +74,7 @@ fn rows_have_exactly_the_keys_that_are_promised() {
 #[test]
 fn a_row_that_failed_has_no_number() {
     let report = report(Err("it did not go through the mesh".into()));
-    assert!(!report.is_complete());
+    assert_eq!(report.outcome(), Outcome::Incomplete);
     assert_eq!(keys(&report.json()["rows"][0]), ["error", "path", "work"]);
     assert!(report.table(false).contains("no figures: it did not go through the mesh"));
 }
@@ -83,7 +87,7 @@ fn a_busy_machine_is_warned_of() {
     let loud = report(Ok(figures(0.2)));
     let table = loud.table(false);
     assert!(
-        table.contains("warning: others used more than 5 % of the machine: same-node http-32"),
+        table.contains("warning: others used more than 5 % of the machine: cross-node http-32"),
         "{table}"
     );
     assert_eq!(loud.json()["noise"]["quiet"], false);
@@ -103,7 +107,7 @@ fn the_yardstick_stands_in_the_row_that_it_was_measured_in() {
     let mut report = report(Ok(Figures { yardstick: Some(yardstick), ..figures(0.0) }));
     report.conditions.yardstick = Some("haproxy 2.6".into());
     let work = Work { kind: Kind::Request, width: 1 };
-    report.rows.push(Row { path: Path::SameNode, work, figures: Ok(figures(0.0)) });
+    report.rows.push(Row { path: Path::CrossNode, work, figures: Ok(figures(0.0)) });
     let json = report.json();
     assert_eq!(
         json["rows"][0]["yardstick"],
@@ -119,7 +123,7 @@ fn the_yardstick_stands_in_the_row_that_it_was_measured_in() {
     assert!(lines[1].contains("agents' CPU  haproxy  its ratio  its CPU  machine's CPU"), "{table}");
     assert!(lines[2].contains("12.0 us/request      876       0.43     23.4"), "{table}");
     let progress = report.rows[0].progress();
-    assert_eq!(progress, "same-node  http-32       ratio 0.50 (0.25 to 1.00); haproxy 0.43 (0.22 to 0.86)");
+    assert_eq!(progress, "cross-node http-32       ratio 0.50 (0.25 to 1.00); haproxy 0.43 (0.22 to 0.86)");
 }
 
 #[test]
@@ -128,4 +132,29 @@ fn without_the_yardstick_there_is_no_word_of_it() {
     assert!(!report.table(false).contains("haproxy"), "{}", report.table(false));
     assert!(report.json()["rows"][0].get("yardstick").is_none());
     assert!(!report.rows[0].progress().contains("haproxy"));
+}
+
+#[test]
+fn a_row_past_the_agents_is_held_to_its_bar() {
+    let mut report = report_of(Path::SameNode, Ok(figures(0.0)));
+    assert_eq!(report.outcome(), Outcome::BarMissed);
+    assert_eq!(report.json()["rows"][0]["bar"], json!({ "ratio": { "at_least": 0.95 }, "held": false }));
+    let table = report.table(false);
+    assert!(table.contains("1.00  >= 0.95  12.0 us/request"), "{table}");
+    assert!(table.contains("same-node http-32: bar missed: ratio 0.500, not >= 0.95"), "{table}");
+    report.rows[0].figures.as_mut().unwrap().ratio.median = 0.97;
+    assert_eq!(report.outcome(), Outcome::Good);
+    assert_eq!(report.json()["rows"][0]["bar"]["held"], true);
+    assert!(!report.table(false).contains("missed"));
+}
+
+#[test]
+fn without_a_bar_there_is_no_word_of_it() {
+    let report = report(Ok(figures(0.0)));
+    assert_eq!(report.outcome(), Outcome::Good);
+    assert!(!report.table(false).contains("bar"), "{}", report.table(false));
+    let mut calibration = report_of(Path::SameNode, Ok(figures(0.0)));
+    calibration.conditions.calibration = true;
+    assert_eq!(calibration.outcome(), Outcome::Good, "two sides outside the mesh promise nothing");
+    assert!(calibration.json()["rows"][0].get("bar").is_none());
 }

@@ -83,3 +83,11 @@ fn a_round_without_the_yardstick_leaves_none() {
     let rounds = [with, Round { yardstick: None, ..with }];
     assert_eq!(Figures::of(work, &rounds).yardstick, None);
 }
+
+#[test]
+fn where_the_middle_surely_lies_is_between_two_of_the_values() {
+    assert_eq!(sure((1..=15).map(f64::from)), (4.0, 12.0));
+    assert_eq!(sure((1..=31).map(f64::from)), (11.0, 21.0));
+    assert_eq!(sure([3.0, 1.0, 2.0]), (1.0, 3.0), "few tell nothing but where they lie");
+    assert!(sure([]).0.is_nan());
+}

@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Client, CustomResourceExt as _};
 use kube_tests::{ApiServer, Options, block_on};
-use mesh_crd::{MeshConfig, NodeState};
+use mesh_crd::{AuthorizationPolicy, MeshConfig, NodeState};
 use mesh_model::{Service, ServiceKey, Tunnel, Uid, Workload, World};
 use mesh_xds::{Capture, ClientConfig, Event};
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ impl Home {
 
     /// Weft's own kinds; back when they are served.
     pub fn definitions(&self) {
-        for definition in [MeshConfig::crd(), NodeState::crd()] {
+        for definition in [MeshConfig::crd(), NodeState::crd(), AuthorizationPolicy::crd()] {
             let mut definition = serde_json::to_value(definition).unwrap();
             definition["apiVersion"] = "apiextensions.k8s.io/v1".into();
             definition["kind"] = "CustomResourceDefinition".into();
@@ -79,12 +79,14 @@ impl Home {
             let listed = block_on(async {
                 let configs: Api<MeshConfig> = Api::all(self.client.clone());
                 let states: Api<NodeState> = Api::all(self.client.clone());
-                (
+                let policies: Api<AuthorizationPolicy> = Api::all(self.client.clone());
+                [
                     configs.list(&Default::default()).await.is_ok(),
                     states.list(&Default::default()).await.is_ok(),
-                )
+                    policies.list(&Default::default()).await.is_ok(),
+                ]
             });
-            so(listed == (true, true), listed)
+            so(listed == [true; 3], listed)
         });
     }
 

@@ -41,7 +41,7 @@ pub(super) fn show(screen: &mut Screen, lab: &Lab, cast: &Cast) -> Result<()> {
             if enrolled { (Tone::Good, shown) } else { (Tone::Warn, "untouched, as if Weft were not there") };
         let style = screen.style();
         let text = format!(
-            "{name:<14} on {}  {}  {}",
+            "{name:<15} on {}  {}  {}",
             pod.node().name(),
             style.paint(tone, format_args!("{state:<8}")),
             style.paint(if enrolled { Tone::Name } else { Tone::Dim }, who)

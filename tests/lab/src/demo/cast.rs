@@ -9,12 +9,14 @@ use super::samples;
 use crate::binaries;
 use crate::lab::Lab;
 use crate::pod::Pod;
-use crate::programs::{self, Server, nginx};
+use crate::programs::{self, Nginx, Server, nginx};
 
 /// What the shop's web server serves, many times over.
 pub(super) const ORDERS: &str = "order 4711: 3 blue teapots, paid with card 4000 1234 5678 9010\n";
 /// What the server outside the mesh serves.
 pub(super) const INVOICES: &str = "invoice 1047: 9 red kettles, paid with card 4000 9876 5432 1098\n";
+/// What the web servers serve in no time.
+const PRICE: &str = "a blue teapot is 12.50\n";
 /// What the database answers.
 pub(super) const STOCK: &str = "12 blue teapots are left on shelf 7; ";
 /// What is in the shopping cart.
@@ -55,11 +57,7 @@ impl Cast {
         let cast = Self { pods, _servers: Vec::new() };
         let [web, db] = [cast.pod("shop/web")?, cast.pod("shop/db")?];
         let [cart, files] = [cast.pod("shop/cart")?, cast.pod("legacy/files")?];
-        let serve = |pod, file, line: &str| {
-            // nginx sends the first second's worth at once.
-            let (text, rate) = (line.repeat(LINES), line.len() * LINES / (HOLD + 1));
-            nginx(pod).port(WEB_PORT).file(file, text).limit_rate(rate).start()
-        };
+        let serve = |pod, file, line| serving(nginx(pod), file, line).start();
         let servers = thread::scope(|scope| {
             let starts = [
                 scope.spawn(|| serve(web, "orders", ORDERS)),
@@ -72,6 +70,11 @@ impl Cast {
         })?;
         let text = format!("{} pods run unmodified programs: nginx, MariaDB, Redis, curl", cast.pods.len());
         Ok((Self { _servers: servers, ..cast }, text))
+    }
+
+    /// One more, which brings its own program.
+    pub(super) fn join(&mut self, pod: Arc<Pod>) {
+        self.pods.push(pod);
     }
 
     /// A pod by `NAMESPACE/NAME`.
@@ -89,6 +92,13 @@ impl Cast {
     pub(super) fn enrolled(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.pods.iter().filter(|pod| is_enrolled(pod))
     }
+}
+
+/// A web server with a long file that takes its time, and a short one.
+pub(super) fn serving(server: Nginx, file: &str, line: &str) -> Nginx {
+    // nginx sends the first second's worth at once.
+    let (text, rate) = (line.repeat(LINES), line.len() * LINES / (HOLD + 1));
+    server.port(WEB_PORT).file(file, text).file("price", PRICE).limit_rate(rate)
 }
 
 /// Whether the samples put it into the mesh.

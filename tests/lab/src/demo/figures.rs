@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::captured::identity;
 use super::conversations::Conversation;
 use super::screen::{Screen, Tone};
 use crate::lab::Lab;
+use crate::pod::Pod;
 
 #[cfg(test)]
 mod tests;
@@ -32,8 +32,14 @@ impl Sample<'_> {
     /// Whether it counts this pair of workloads, seen from the source.
     fn is_of(&self, talk: &Conversation) -> bool {
         self.label("direction") == "outbound"
-            && self.label("source_identity") == identity(&talk.from)
-            && self.label("destination_identity") == identity(&talk.to)
+            && self.is_end("source", &talk.from)
+            && self.is_end("destination", &talk.to)
+    }
+
+    /// Whether this pod is at an end of what it counts.
+    fn is_end(&self, end: &str, pod: &Pod) -> bool {
+        self.label(&format!("{end}_namespace")) == pod.namespace()
+            && self.label(&format!("{end}_workload")) == pod.name()
     }
 
     /// The line with as many labels as a terminal is wide, and what stands out of it.
@@ -72,7 +78,7 @@ pub(super) fn show(screen: &mut Screen, lab: &Lab, conversations: &[Conversation
         .collect();
     screen.expect(
         missing.is_empty(),
-        "node a's agent has counted every conversation under both identities",
+        "node a's agent has counted every conversation by who and whom",
         || format!("not counted: {}", missing.join(", ")),
     );
     let redirected = |sample: &&Sample<'_>| sample.label("event") == "redirected";

@@ -72,6 +72,7 @@ pub fn down() -> ExitCode {
 /// What there would be to look at.
 pub(super) fn hints(screen: &Screen) {
     screen.heading("To look further");
+    screen.line("  cargo xtask demo --observe goes on, with a Prometheus, and says what to open there.");
     screen
         .line("  cargo xtask demo --keep leaves all of this up, and prints these commands with their paths:");
     screen.line("");
@@ -91,9 +92,7 @@ pub(super) fn hints(screen: &Screen) {
 pub(super) fn leave_up(screen: &Screen, lab: Lab, cast: Cast, services: &Services) -> Result<()> {
     // The programs are to run on when this process ends.
     let cast = ManuallyDrop::new(cast);
-    for pod in cast.pods() {
-        write_entrance(lab.place(), pod)?;
-    }
+    write_entrances(&lab, &cast)?;
     let place = lab.place().clone();
     let dir = place.dir();
     let (agent, other) = (lab.agent("a").admin_socket().to_owned(), lab.agent("b").admin_socket().to_owned());
@@ -165,7 +164,7 @@ pub(super) fn leave_up(screen: &Screen, lab: Lab, cast: Cast, services: &Service
 }
 
 /// Commands, each with what it is for: beside it where both fit.
-fn commands(screen: &Screen, rows: impl IntoIterator<Item = (String, &'static str)>) {
+pub(super) fn commands(screen: &Screen, rows: impl IntoIterator<Item = (String, &'static str)>) {
     let rows: Vec<_> = rows.into_iter().collect();
     let style = screen.style();
     let widest = rows.iter().map(|(command, _)| super::screen::width(command)).max().unwrap_or_default();
@@ -186,12 +185,18 @@ fn commands(screen: &Screen, rows: impl IntoIterator<Item = (String, &'static st
     }
 }
 
-fn entrance(place: &Place, pod: &Pod) -> PathBuf {
+/// The script that enters a pod.
+pub(super) fn entrance(place: &Place, pod: &Pod) -> PathBuf {
     place.dir().join("enter").join(short_name(pod))
 }
 
 fn short_name(pod: &Pod) -> String {
     pod.key().replace('/', "-")
+}
+
+/// Writes the scripts that enter the pods.
+pub(super) fn write_entrances(lab: &Lab, cast: &Cast) -> Result<()> {
+    cast.pods().iter().try_for_each(|pod| write_entrance(lab.place(), pod))
 }
 
 /// A script that enters a pod as a program of it would be in it: its cgroup too, for that is where Weft's hooks know
@@ -214,7 +219,7 @@ fn write_entrance(place: &Place, pod: &Pod) -> Result<()> {
 }
 
 /// A path as short as it can be typed from the working directory.
-fn from_here(path: &Path) -> String {
+pub(super) fn from_here(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }

@@ -79,6 +79,27 @@ pub(super) struct Services {
 }
 
 impl Services {
+    fn of(specs: &[ServiceSpec]) -> Self {
+        let front = |spec: &ServiceSpec| Front {
+            v4: spec.v4.into(),
+            v6: spec.v6.into(),
+            port: spec.ports.first().map_or(0, |(port, _)| *port),
+        };
+        Self { fronts: specs.iter().map(|spec| (spec.key(), front(spec))).collect() }
+    }
+
+    /// Those of the samples, of which nobody has been told.
+    #[cfg(test)]
+    pub(super) fn of_samples() -> Result<Self> {
+        let mut specs = Vec::new();
+        for (_, text) in FILES {
+            let all = objects(text)?;
+            let declared = all.iter().filter(|object| object.kind == "Service").map(service);
+            specs.extend(declared.collect::<Result<Vec<_>>>()?);
+        }
+        Ok(Self::of(&specs))
+    }
+
     /// One of them.
     pub(super) fn front(&self, key: &str) -> Result<&Front> {
         self.fronts.get(key).with_context(|| format!("the samples have no Service {key}"))
@@ -101,14 +122,9 @@ pub(super) fn publish(lab: &Lab) -> Result<Services> {
         }
         lab.write_object(file, text)?;
     }
-    let front = |spec: &ServiceSpec| Front {
-        v4: spec.v4.into(),
-        v6: spec.v6.into(),
-        port: spec.ports.first().map_or(0, |(port, _)| *port),
-    };
-    let fronts = services.iter().map(|spec| (spec.key(), front(spec))).collect();
+    let fronts = Services::of(&services);
     lab.world().adopt(namespaces, services)?;
-    Ok(Services { fronts })
+    Ok(fronts)
 }
 
 /// Starts every pod of the samples, each with a process that does nothing yet.

@@ -125,6 +125,25 @@ impl Screen {
         }
     }
 
+    /// Whether somebody watches.
+    pub(super) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// A line that the next one takes the place of, for somebody who watches; nothing where nobody does.
+    pub(super) fn status(&self, text: &str) {
+        if self.live {
+            self.write(format_args!(
+                "\r\x1b[2K{}",
+                if text.is_empty() {
+                    String::new()
+                } else {
+                    format!("  {}", self.style.paint(Tone::Dim, text))
+                }
+            ));
+        }
+    }
+
     /// Does something that the rest depends on: announced, then ticked or crossed. `work` also returns what was done, in
     /// a few words.
     pub(super) fn step<T>(&mut self, doing: &str, work: impl FnOnce() -> Result<(T, String)>) -> Result<T> {

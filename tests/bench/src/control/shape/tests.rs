@@ -19,3 +19,17 @@ fn every_revision_of_the_changing_pod_has_an_address_of_its_own() {
     assert_ne!(address(1), address(2));
     assert!(address(300).is_some_and(|line| line.contains("10.200.1.44")));
 }
+
+#[test]
+fn services_and_pods_go_by_the_names_that_are_told() {
+    let shape = Shape::of(1_001);
+    let all: String = shape.files().map(|(_, text)| text).collect();
+    assert_eq!(shape.services(), 100);
+    for number in [0, 24, 25, 99] {
+        let (namespace, name) = Shape::service(number);
+        assert!(all.contains(&format!("metadata: {{name: {name}, namespace: {namespace}}}")), "{number}");
+    }
+    let (namespace, name) = Shape::first_pod();
+    assert!(all.contains(&format!("  name: {name}\n  namespace: {namespace}\n")));
+    assert_eq!(Shape::nodes().filter(|node| all.contains(&format!("nodeName: {node}\n"))).count(), 20);
+}
