@@ -186,6 +186,9 @@ impl Control {
         self.lower(&world, differs).await;
         self.heard |= complete && source == Source::Controller;
         let turned = if mesh_touched || whole { self.settle(&world, source) } else { None };
+        if world.is_complete() {
+            self.direct.begin_counting();
+        }
         // Before the pods: none is taken in by a mesh that is leaving.
         if turned == Some(Leaving(true)) {
             self.pods.set_leaving(true);

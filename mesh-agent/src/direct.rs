@@ -3,7 +3,7 @@
 //! ```text
 //! kernel: mesh_direct (which are open) ─┬─▶ rows for meshctl, with the bytes that the sockets have counted
 //!                                       └─▶ recheck: a policy that no longer admits one ends its socket
-//!         mesh_flows (what they amount to) ─▶ metrics
+//!         mesh_flows (what they amount to) ─▶ metrics, and on disk for the next agent (`ledger`)
 //!         mesh_events (what was refused) ──▶ log, metrics
 //!         mesh_ended (each end, where that is wanted) ──▶ access log
 //! ```
@@ -15,11 +15,15 @@
 mod endings;
 mod events;
 mod flows;
+mod ledger;
 mod recheck;
 mod ring;
 
+pub use ledger::Place;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -48,6 +52,10 @@ pub struct Direct {
     pub metrics: Metrics,
     /// What of the kernel's counts is in the metrics already. Held while they are moved.
     pub counted: Mutex<flows::Counted>,
+    /// Where that is kept for the next agent, if it is.
+    pub place: Option<ledger::Place>,
+    /// Counting may begin.
+    pub settled: AtomicBool,
     /// Which were cut and have their line in the access log.
     pub cut: Mutex<endings::Cut>,
     /// Something has changed by which open connections are judged.

@@ -48,7 +48,7 @@ use mesh_model::World;
 use mesh_model::route::RoundRobin;
 use mesh_telemetry::http::Server;
 use mesh_telemetry::logs;
-use mesh_telemetry::metrics::Registry;
+use mesh_telemetry::metrics::{Registry, Together};
 use mesh_telemetry::preflight::{CheckStatus, Report};
 use mesh_telemetry::readiness::Ready;
 use mesh_telemetry::shutdown;
@@ -257,6 +257,8 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         connections: connections.clone(),
         metrics: metrics.clone(),
         counted: Default::default(),
+        place: direct::Place::of(&flags.cache_dir, &paths.bpffs),
+        settled: Default::default(),
         cut: Default::default(),
         again: Default::default(),
     });
@@ -355,6 +357,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         maps,
         observed,
         insides,
+        scrapes: Together::default(),
         metrics,
         pool,
         inbound,

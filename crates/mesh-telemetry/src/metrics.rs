@@ -23,6 +23,9 @@ mod classic;
 mod process;
 #[cfg(test)]
 mod tests;
+mod together;
+
+pub use together::Together;
 
 /// Before the name of every metric of the mesh.
 pub const PREFIX: &str = "weft";
@@ -151,6 +154,17 @@ impl Registry {
             Exposition::Classic => Ok(classic::rewrite(&body)),
         }
     }
+
+    /// The same, as whoever asked for it gets it.
+    pub fn answer(&self, exposition: Exposition) -> Response {
+        match self.render(exposition) {
+            Ok(body) => Response::typed(HeaderValue::from_static(exposition.content_type()), body),
+            Err(_) => Response::error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a metric's value cannot be written as text",
+            ),
+        }
+    }
 }
 
 impl Exposition {
@@ -160,6 +174,11 @@ impl Exposition {
         let openmetrics = quality(accept, "application/openmetrics-text");
         let plain = quality(accept, "text/plain");
         if openmetrics > 0.0 && openmetrics >= plain { Self::OpenMetrics } else { Self::Classic }
+    }
+
+    /// The form that a request asks for.
+    pub fn asked(request: &Request) -> Self {
+        Self::accepted(request.header(ACCEPT))
     }
 
     /// What it is called on the wire.
@@ -188,14 +207,5 @@ fn quality(accept: &str, media_type: &str) -> f32 {
 pub fn endpoint(
     registry: Arc<Registry>,
 ) -> impl Fn(Request) -> std::future::Ready<Response> + Send + Sync + 'static {
-    move |request| {
-        let exposition = Exposition::accepted(request.header(ACCEPT));
-        std::future::ready(match registry.render(exposition) {
-            Ok(body) => Response::typed(HeaderValue::from_static(exposition.content_type()), body),
-            Err(_) => Response::error(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "a metric's value cannot be written as text",
-            ),
-        })
-    }
+    move |request| std::future::ready(registry.answer(Exposition::asked(&request)))
 }

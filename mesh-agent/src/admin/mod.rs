@@ -25,7 +25,7 @@ use mesh_telemetry::api::{
     WorldSummary, path,
 };
 use mesh_telemetry::http::{Response, Routes};
-use mesh_telemetry::metrics::{self, Registry};
+use mesh_telemetry::metrics::{Exposition, Registry, Together};
 use mesh_telemetry::preflight::Report;
 use mesh_telemetry::readiness::Ready;
 use mesh_xds::client::Client;
@@ -79,6 +79,8 @@ pub struct Admin {
     pub observed: Observed,
     /// Likewise: how the agent itself does.
     pub insides: Insides,
+    /// Held from before metrics are brought up to date until they are text: whoever else asks meanwhile would find series missing.
+    pub scrapes: Together,
     /// Metrics of connections.
     pub metrics: Metrics,
     /// Tunnels to other agents.
@@ -170,17 +172,18 @@ fn with_metrics(routes: Routes, admin: &Arc<Admin>, registry: &Arc<Registry>) ->
     let admin = admin.clone();
     // What was lost before this agent started is no news.
     let _before = admin.insides.lost_since(admin.endings_lost());
-    let render = Arc::new(metrics::endpoint(registry.clone()));
+    let registry = registry.clone();
     routes.get(path::METRICS, move |request| {
-        let (admin, render) = (admin.clone(), render.clone());
+        let (admin, registry) = (admin.clone(), registry.clone());
         async move {
-            let _reading = admin.insides.reading.lock().await;
-            admin.observe().await;
-            // It may be megabytes, and this thread carries connections.
-            match tokio::task::spawn_blocking(move || render(request)).await {
-                Ok(rendered) => rendered.await,
-                Err(_) => Response::unavailable("the agent is about to stop"),
-            }
+            let form = Exposition::asked(&request);
+            let read = async || {
+                admin.observe().await;
+                // It may be megabytes, and this thread carries connections.
+                let rendered = tokio::task::spawn_blocking(move || registry.answer(form)).await;
+                rendered.unwrap_or_else(|_| Response::unavailable("the agent is about to stop"))
+            };
+            admin.scrapes.answer(form, read).await
         }
     })
 }

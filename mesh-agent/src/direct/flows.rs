@@ -5,17 +5,19 @@
 //! mesh_direct, mesh_left: what is open ┴─ bytes by sock_diag ─▶ Total ─ what is more than last time ─▶ Pair
 //! ```
 //!
-//! The kernel's maps outlive the agent, so over a restart the totals stay exact: the first look adds all of it. What has
-//! ended is read before what is open: a connection that ends in between is missing once, and never counted twice.
+//! The kernel's maps outlive the agent, and what was taken from them is kept beside (`ledger`), so over a restart the totals stay
+//! exact. What has ended is read before what is open: a connection that ends in between is missing once, and never counted twice.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, Weak};
 
 use mesh_common::{FlowCount, FlowKey};
 use mesh_model::World;
 use mesh_telemetry::api::{ConnectionPath, Direction, Security};
 
+use super::ledger::{Ledger, difference};
 use super::{Direct, destination, service, source};
 use crate::connections::{About, End};
 use crate::kernel::maps::{DirectConnection, Flow, addr, socket_addr};
@@ -26,37 +28,71 @@ use crate::pods::Local;
 /// What was taken over so far.
 #[derive(Debug, Default)]
 pub struct Counted {
-    seen: HashMap<FlowKey, Seen>,
+    /// Absent until what an earlier agent kept has been taken over.
+    seen: Option<HashMap<FlowKey, Seen>>,
+    ledger: Ledger,
     /// Of those that have ended, how many were cut: they are counted under their reason.
     cut: HashMap<FlowKey, u64>,
 }
 
 /// What was taken over of one row.
 #[derive(Debug, Default)]
-struct Seen {
-    count: FlowCount,
+pub(super) struct Seen {
+    pub(super) count: FlowCount,
     /// Under whom its open connections are counted, for as long as there are any: an end must not be counted under whoever has the
     /// address by then.
-    open: Vec<(About, Arc<Pair>)>,
+    held: Vec<Arc<Pair>>,
+    /// Under whom it was last counted, where they are still shown: what is found of it once its pod is gone is theirs.
+    last: Vec<Weak<Pair>>,
 }
 
 impl Seen {
+    /// As an earlier agent left it.
+    pub(super) fn resumed(count: FlowCount, under: Vec<Arc<Pair>>) -> Self {
+        let mut seen = Self { count: FlowCount::NONE, held: Vec::new(), last: Vec::new() };
+        seen.now(count, under);
+        seen
+    }
+
+    /// It has come to this, and is counted under these.
+    pub(super) fn now(&mut self, count: FlowCount, under: Vec<Arc<Pair>>) {
+        let before = if self.held.is_empty() { 0 } else { open(&self.count) };
+        for pair in &under {
+            pair.open.inc_by(open(&count) - before);
+        }
+        self.last = under.iter().map(Arc::downgrade).collect();
+        self.held = if open(&count) > 0 { under } else { Vec::new() };
+        self.count = count;
+    }
+
+    /// Those that it was last counted under.
+    pub(super) fn under(&self) -> impl Iterator<Item = Arc<Pair>> {
+        self.last.iter().filter_map(Weak::upgrade)
+    }
+
     fn forget(&self) {
-        self.open.iter().for_each(|(_, pair)| {
+        self.held.iter().for_each(|pair| {
             pair.open.dec_by(open(&self.count));
         });
     }
 }
 
 impl Direct {
+    /// Who is who, and what is shown, is settled: counting may begin.
+    pub fn begin_counting(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+
     /// Moves what is new into the metrics. Nothing before it is known whose it is: it stays in the kernel.
     pub fn count(&self) {
-        let world = self.world.load_full();
-        if !world.is_complete() {
+        if !self.settled.load(Ordering::Acquire) {
             return;
         }
+        let world = self.world.load_full();
         let local = self.local.borrow().clone();
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let Counted { seen, ledger, cut } = &mut *counted;
+        let seen = seen.get_or_insert_with(|| ledger.begin(self.place.clone(), &self.metrics));
         let mut known = HashSet::new();
         let flows = self.maps.direct().flows();
         let bytes = self.open_bytes(&local);
@@ -69,49 +105,59 @@ impl Direct {
             let (sent, received) = bytes.get(&key).copied().unwrap_or_default();
             now.sent += sent;
             now.received += received;
-            let Seen { count: before, open: held } = counted.seen.remove(&key).unwrap_or_default();
+            let row = seen.entry(key).or_default();
             // One that has ended since the map was read.
-            now.sent = now.sent.max(before.sent);
-            now.received = now.received.max(before.received);
-            if before == now {
-                counted.seen.insert(key, Seen { count: now, open: held });
+            now.sent = now.sent.max(row.count.sent);
+            now.received = now.received.max(row.count.received);
+            if row.count == now {
                 continue;
             }
-            let closed = now.closed.saturating_sub(before.closed);
-            let cut = counted.cut.get(&key).copied().unwrap_or(0).min(closed);
-            if let Some(left) = counted.cut.get_mut(&key) {
-                *left -= cut;
+            let mut more = difference(&now, &row.count);
+            let of_cut = cut.get(&key).copied().unwrap_or(0).min(more.closed);
+            if let Some(left) = cut.get_mut(&key) {
+                *left -= of_cut;
             }
-            let mut ends = held;
-            if ends.is_empty() {
-                let abouts = abouts(&world, &local, &key).into_iter();
-                ends = abouts.map(|about| (about.clone(), self.metrics.pair(&about))).collect();
+            more.closed -= of_cut;
+            let abouts = abouts(&world, &local, &key);
+            let under = self.under(row, &key, &abouts);
+            for pair in &under {
+                ledger.give(pair, &more);
             }
-            for (about, pair) in &ends {
-                add(pair, &now, &before, cut, about.direction);
-                let opened = now.opened.saturating_sub(before.opened);
-                if opened > 0 {
-                    self.connections.sightings().saw(about, opened);
-                }
+            if more.opened > 0 {
+                abouts.iter().for_each(|about| self.connections.sightings().saw(about, more.opened));
             }
-            if open(&now) <= 0 {
-                ends.clear();
-            }
-            counted.seen.insert(key, Seen { count: now, open: ends });
+            row.now(now, under);
         }
         let is_gone = |key: &&FlowKey| key.kind != FlowKey::OVERFLOW && local.is_nobodys(key.netns_cookie);
-        let gone: Vec<FlowKey> = known.iter().filter(is_gone).copied().collect();
+        let gone: HashSet<FlowKey> = known.iter().filter(is_gone).copied().collect();
+        ledger.keep(seen, !gone.is_empty());
         self.maps.direct().forget_flows(gone.iter());
-        let gone: HashSet<FlowKey> = gone.into_iter().collect();
-        counted.seen.retain(|key, seen| {
+        seen.retain(|key, row| {
             let stays = known.contains(key) && !gone.contains(key);
             if !stays {
-                seen.forget();
+                row.forget();
             }
             stays
         });
-        let Counted { seen, cut } = &mut *counted;
         cut.retain(|key, left| *left > 0 && seen.contains_key(key));
+    }
+
+    /// Whose a row is: theirs whose connections are open; those at both ends; or, where one of these is gone, those that it was.
+    fn under(&self, row: &Seen, key: &FlowKey, abouts: &[About]) -> Vec<Arc<Pair>> {
+        if key.kind == FlowKey::OVERFLOW {
+            // Of all kinds, so the least is said of them.
+            return vec![self.metrics.rest(Direction::Outbound, Security::Plaintext)];
+        }
+        if !row.held.is_empty() {
+            return row.held.clone();
+        }
+        let is_there = |about: &About| {
+            about.source.workload.is_some()
+                && (key.kind != FlowKey::DIRECT || about.destination.workload.is_some())
+        };
+        let last: Vec<Arc<Pair>> =
+            if abouts.iter().all(is_there) { Vec::new() } else { row.under().collect() };
+        if last.is_empty() { abouts.iter().map(|about| self.metrics.pair(about)).collect() } else { last }
     }
 
     /// One of these was cut.
@@ -157,25 +203,9 @@ pub(super) fn key_of(one: &DirectConnection) -> FlowKey {
     }
 }
 
-/// How many are open; less than none where a row was forgotten while they were.
+/// How many are open: none, where a row was forgotten while they were.
 fn open(count: &FlowCount) -> i64 {
-    count.opened.cast_signed().wrapping_sub(count.closed.cast_signed())
-}
-
-fn add(pair: &Pair, now: &FlowCount, before: &FlowCount, cut: u64, direction: Direction) {
-    let opened = now.opened.saturating_sub(before.opened);
-    let closed = now.closed.saturating_sub(before.closed);
-    pair.opened.inc_by(opened);
-    pair.open.inc_by(open(now) - open(before));
-    pair.closed_cleanly(closed.saturating_sub(cut));
-    pair.failed(now.failed.saturating_sub(before.failed));
-    pair.sent.inc_by(now.sent.saturating_sub(before.sent));
-    pair.received.inc_by(now.received.saturating_sub(before.received));
-    // The client's word: it is not told twice.
-    if direction == Direction::Outbound {
-        pair.retransmits.inc_by(now.retransmits.saturating_sub(before.retransmits));
-        pair.measured([&now.connects, &now.round_trips], [&before.connects, &before.round_trips]);
-    }
+    count.opened.saturating_sub(count.closed).cast_signed()
 }
 
 /// The pod's own port is not in the key: a Service's stands for one of each endpoint's.

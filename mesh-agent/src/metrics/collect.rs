@@ -117,7 +117,7 @@ impl Observed {
         self.world_age.set(seconds.map_or(0, |seconds| i64::try_from(seconds).unwrap_or(i64::MAX)));
     }
 
-    /// Reads everything anew. One reader at a time ([`Insides::reading`](super::Insides::reading)): series are gone while it does.
+    /// Reads everything anew. One reader at a time (`Admin::scrapes`): series are gone while it does.
     pub fn refresh(&self, maps: &Maps, keyring: &Keyring, pods: &[PodRow], connected: bool, complete: bool) {
         // Two refusals of the kernel may share a word.
         let mut refused: BTreeMap<&'static str, u64> = BTreeMap::new();

@@ -31,12 +31,12 @@ impl Histogram {
         self.micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// Adds what the kernel has counted since.
-    pub fn add(&self, now: &Durations, before: &Durations) {
-        for ((mine, now), before) in self.counts.iter().zip(now.counts).zip(before.counts) {
-            mine.fetch_add(now.saturating_sub(before), Ordering::Relaxed);
+    /// Adds what the kernel has counted.
+    pub fn add(&self, more: &Durations) {
+        for (mine, more) in self.counts.iter().zip(more.counts) {
+            mine.fetch_add(more, Ordering::Relaxed);
         }
-        self.micros.fetch_add(now.sum.saturating_sub(before.sum), Ordering::Relaxed);
+        self.micros.fetch_add(more.sum, Ordering::Relaxed);
     }
 
     /// All of them together in microseconds, and how many they are.

@@ -66,8 +66,6 @@ pub struct Inside<'a> {
 /// The gauges and counters.
 #[derive(Debug, Default)]
 pub struct Insides {
-    /// Held from before metrics are brought up to date until they are text: whoever else asks meanwhile would find series missing.
-    pub reading: tokio::sync::Mutex<()>,
     lost_before: OnceLock<u64>,
     entries: Family<MapLabel, Gauge>,
     max_entries: Family<MapLabel, Gauge>,

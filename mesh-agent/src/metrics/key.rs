@@ -14,6 +14,7 @@ use std::sync::Arc;
 use mesh_model::{Identity, MetricsProfile, Workload};
 use mesh_telemetry::api::{Direction, Security};
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
+use serde::{Deserialize, Serialize};
 
 use crate::connections::{About, End};
 
@@ -41,9 +42,9 @@ pub(super) struct Who<'a> {
     pub(super) identity: Option<&'a Identity>,
 }
 
-/// The same, kept with its counters.
-#[derive(Clone, Debug)]
-pub(super) struct Labels {
+/// The same, kept with its counters, and on disk with what they amount to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
     pub(super) direction: Direction,
     pub(super) security: Security,
     /// Absent for the pairs that the rest is counted under.
@@ -52,7 +53,7 @@ pub(super) struct Labels {
 }
 
 /// The ends of a pair.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ends {
     pub(super) source: Kept,
     pub(super) destination: Kept,
@@ -60,7 +61,7 @@ pub(super) struct Ends {
 }
 
 /// A [`Who`] that is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) namespace: Option<Arc<str>>,
     pub(super) workload: Option<Arc<str>>,
@@ -97,12 +98,7 @@ impl<'a> PairKey<'a> {
             destination: self.destination.kept(),
             service: self.service.cloned(),
         };
-        Labels { ends: Some(ends), ..self.overflow(profile) }
-    }
-
-    /// What it is counted under where there is no room for it.
-    pub(super) fn overflow(self, profile: MetricsProfile) -> Labels {
-        Labels { direction: self.direction, security: self.security, ends: None, profile }
+        Labels { ends: Some(ends), ..Labels::overflow(self.direction, self.security, profile) }
     }
 }
 
@@ -156,23 +152,26 @@ impl Kept {
 }
 
 impl Labels {
-    /// Whether it is that key's, which is [`reduced`](PairKey::reduced) to that profile.
-    pub(super) fn are_of(&self, key: &PairKey<'_>, profile: MetricsProfile) -> bool {
-        let Some(ends) = &self.ends else { return false };
-        let mine = PairKey {
+    /// What is counted for which there is no room.
+    pub(super) fn overflow(direction: Direction, security: Security, profile: MetricsProfile) -> Self {
+        Self { direction, security, ends: None, profile }
+    }
+
+    /// To look them up by; none for those of the rest.
+    pub(super) fn key(&self) -> Option<PairKey<'_>> {
+        let ends = self.ends.as_ref()?;
+        Some(PairKey {
             direction: self.direction,
             security: self.security,
             source: ends.source.who(),
             destination: ends.destination.who(),
             service: ends.service.as_ref(),
-        };
-        self.profile == profile && mine == *key
+        })
     }
 
-    /// Whether the rest of that key is counted under it.
-    pub(super) fn are_rest_of(&self, key: &PairKey<'_>, profile: MetricsProfile) -> bool {
-        self.ends.is_none()
-            && (self.direction, self.security, self.profile) == (key.direction, key.security, profile)
+    /// Whether it is that key's, which is [`reduced`](PairKey::reduced) to that profile.
+    pub(super) fn are_of(&self, key: &PairKey<'_>, profile: MetricsProfile) -> bool {
+        self.profile == profile && self.key() == Some(*key)
     }
 
     /// The end on this node.

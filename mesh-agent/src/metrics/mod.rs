@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use mesh_model::policy::Verdict;
 use mesh_model::{MetricsProfile, Reason};
+use mesh_telemetry::api::{Direction, Security};
 use mesh_telemetry::metrics::Registry;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -39,7 +40,7 @@ pub(crate) use bench::{is_off, is_silent};
 pub use collect::Observed;
 pub use earlier::{EarlierOutcome, EarlierSockets};
 pub use inside::{Fill, Inside, Insides};
-pub use key::PairKey;
+pub use key::{Labels, PairKey};
 pub use pair::Pair;
 pub use pairs::Present;
 pub use repairs::{Repaired, Repairs};
@@ -230,6 +231,16 @@ impl Metrics {
             return self.nobody.get_or_init(nobody).clone();
         }
         self.pairs.pair(PairKey::of(about))
+    }
+
+    /// The counters of what nobody knows whose it is.
+    pub fn rest(&self, direction: Direction, security: Security) -> Arc<Pair> {
+        self.pairs.rest(direction, security)
+    }
+
+    /// The counters with these labels; `None` where another profile is in force by now.
+    pub fn labelled(&self, labels: &Labels) -> Option<Arc<Pair>> {
+        self.pairs.labelled(labels)
     }
 
     /// Counts a connection that never began.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mesh_common::Durations;
 use mesh_model::Reason;
+use mesh_telemetry::api::Direction;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -163,13 +164,23 @@ impl Pair {
         }
     }
 
+    /// Whose it is.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// Seen from which end.
+    pub fn direction(&self) -> Direction {
+        self.labels.direction
+    }
+
     /// What the kernel has measured since: connects and round trips.
-    pub fn measured(&self, now: [&Durations; 2], before: [&Durations; 2]) {
-        if now[0] != before[0] {
-            self.histogram(|pair| &pair.connects, |histogram| histogram.add(now[0], before[0]));
+    pub fn measured(&self, connects: &Durations, round_trips: &Durations) {
+        if *connects != Durations::NONE {
+            self.histogram(|pair| &pair.connects, |histogram| histogram.add(connects));
         }
-        if now[1] != before[1] {
-            self.histogram(|pair| &pair.round_trips, |histogram| histogram.add(now[1], before[1]));
+        if *round_trips != Durations::NONE {
+            self.histogram(|pair| &pair.round_trips, |histogram| histogram.add(round_trips));
         }
     }
 

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use mesh_model::MetricsProfile;
+use mesh_telemetry::api::{Direction, Security};
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
@@ -118,12 +119,8 @@ impl Pairs {
         if let Some(pair) = table.pair(hash, &key, profile) {
             return pair;
         }
-        let rest = table.rest.iter().find(|pair| pair.labels.are_rest_of(&key, profile)).cloned();
-        let rest = rest.unwrap_or_else(|| {
-            let rest = Arc::new(Pair::new(key.overflow(profile), self.budget.clone(), None));
-            table.rest.push(rest.clone());
-            rest
-        });
+        let labels = Labels::overflow(key.direction, key.security, profile);
+        let rest = self.rest_in(&mut table, labels);
         if !self.budget.take(pair::BASE) {
             return rest;
         }
@@ -132,9 +129,33 @@ impl Pairs {
         pair
     }
 
+    fn rest_in(&self, table: &mut Table, labels: Labels) -> Arc<Pair> {
+        if let Some(rest) = table.rest.iter().find(|pair| pair.labels == labels) {
+            return rest.clone();
+        }
+        let rest = Arc::new(Pair::new(labels, self.budget.clone(), None));
+        table.rest.push(rest.clone());
+        rest
+    }
+
+    /// What is counted of which nobody knows whose it is.
+    pub(super) fn rest(&self, direction: Direction, security: Security) -> Arc<Pair> {
+        let labels = Labels::overflow(direction, security, self.profile());
+        self.rest_in(&mut self.table_mut(), labels)
+    }
+
+    /// Those with these labels; `None` where another profile is in force by now.
+    pub(super) fn labelled(&self, labels: &Labels) -> Option<Arc<Pair>> {
+        (labels.profile == self.profile()).then(|| match labels.key() {
+            Some(key) => self.pair(key),
+            None => self.rest(labels.direction, labels.security),
+        })
+    }
+
     /// A pair that is never shown.
     pub(super) fn nobody(&self, key: PairKey<'_>) -> Arc<Pair> {
-        Arc::new(Pair::new(key.overflow(self.profile()), self.budget.clone(), None))
+        let labels = Labels::overflow(key.direction, key.security, self.profile());
+        Arc::new(Pair::new(labels, self.budget.clone(), None))
     }
 
     /// Whether it is time to look for pairs whose ends are gone.

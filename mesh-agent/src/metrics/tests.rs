@@ -282,8 +282,8 @@ fn what_the_kernel_measures_is_one_distribution_with_what_the_agent_does() {
     pair.connected_after(Duration::from_secs(7));
     let mut now = Durations { sum: 1500, ..Durations::NONE };
     now.counts[3] = 2;
-    pair.measured([&now, &Durations::NONE], [&Durations::NONE; 2]);
-    pair.measured([&now, &Durations::NONE], [&now, &Durations::NONE]);
+    pair.measured(&now, &Durations::NONE);
+    pair.measured(&Durations::NONE, &Durations::NONE);
     let lines = lines(&registry);
     let value = |name: &str, labels: &str| {
         let line = lines.iter().find(|line| line.starts_with(name) && line.contains(labels));

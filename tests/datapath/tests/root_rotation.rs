@@ -72,6 +72,11 @@ impl<'a> Running<'a> {
                 let trusted = self.trusts(agent).map_err(|error| format!("{error:#}"))?;
                 if trusted == subjects { Ok(()) } else { Err(format!("{}: {trusted:?}", agent.node())) }
             })?;
+            let metrics = agent.metrics()?;
+            let shown =
+                metrics.lines().filter(|line| line.starts_with("weft_root_expiry_timestamp_seconds{"));
+            let shown = shown.count();
+            ensure!(shown == subjects.len(), "{}: its metrics know {shown} of {subjects:?}", agent.node());
         }
         Ok(format!("both nodes trust {subjects:?}"))
     }

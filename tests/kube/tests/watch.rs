@@ -49,7 +49,10 @@ fn services_slices_nodes_and_ends_of_pods_reach_an_agent() {
     let controller = home.ready_controller("a");
     let agent = home.agent("one", &controller);
     agent.is_whole();
+    let known = || controller.metric("weft_controller_objects{kind=\"Service\"}");
+    let before = known().unwrap();
     home.apply(service("web", "10.96.0.10"));
+    eventually("the Service to be counted", || so(known() == Some(before + 1.0), known()));
     home.apply(slice("web", "web-1", &["10.0.0.1"]));
     eventually("the endpoint", || so(agent.endpoints("web") == ["10.0.0.1"], agent.endpoints("web")));
     home.apply(slice("web", "web-1", &["10.0.0.1", "10.0.0.2"]));
@@ -58,6 +61,7 @@ fn services_slices_nodes_and_ends_of_pods_reach_an_agent() {
     eventually("no endpoint", || so(agent.endpoints("web").is_empty(), agent.endpoints("web")));
     home.delete(&service("web", ""));
     eventually("no service", || so(agent.service("web").is_none(), agent.service("web")));
+    eventually("the Service to be counted no more", || so(known() == Some(before), known()));
     let zone = |agent: &controllers::Agent| agent.world().node("one").and_then(|node| node.zone.clone());
     eventually("the node's zone", || so(zone(&agent).as_deref() == Some("zone-one"), zone(&agent)));
     assert!(agent.world().node("two").is_none(), "of other nodes it hears nothing");
@@ -126,6 +130,11 @@ fn an_expired_watch_is_listed_anew_and_nothing_seems_to_be_gone_in_between() {
     assert!(!agent.removed().contains(&Uid::new(&stays)), "it seemed to be gone");
     let restarts = controller.metric("weft_controller_watch_restarts_total{kind=\"Pod\"}");
     assert!(restarts.is_some_and(|restarts| restarts > 0.0), "{restarts:?}");
+    let errors = ["list", "watch"].map(|verb| {
+        let series = format!("weft_controller_api_errors_total{{verb=\"{verb}\",resource=\"pods\"}}");
+        controller.metric(&series).unwrap_or_default()
+    });
+    assert!(errors.iter().sum::<f64>() > 0.0, "{errors:?}");
 }
 
 #[test]
@@ -136,6 +145,8 @@ fn a_malformed_object_is_one_problem_and_its_last_good_state_stays() {
     let agent = home.agent("two", &controller);
     agent.is_enrolled(&web, true);
     let object = pod("web", "one", "10.0.0.1", json!({}));
+    let written = || controller.metric("weft_controller_events_total{outcome=\"written\"}");
+    let before = written().unwrap();
     label(&home, &object, json!("yes-please"));
     let errors = || controller.metric("weft_controller_config_errors");
     eventually("the problem to be counted", || so(errors() == Some(1.0), errors()));
@@ -149,6 +160,7 @@ fn a_malformed_object_is_one_problem_and_its_last_good_state_stays() {
         of_web.next().cloned().ok_or_else(|| format!("{events:?}"))
     });
     assert_eq!((&event["reason"], &event["type"]), (&json!("Malformed"), &json!("Warning")));
+    eventually("the Event to be counted", || so(written() > Some(before), written()));
     assert_eq!(event["regarding"]["uid"], json!(web));
     let note = event["note"].as_str().unwrap();
     assert!(note.contains("yes-please") && note.contains("\"enabled\""), "{note}");

@@ -21,6 +21,7 @@ pub mod prometheus;
 pub mod promql;
 pub mod promtool;
 pub mod rules;
+pub mod scrape;
 pub mod secrets;
 pub mod setting;
 pub mod stage;

@@ -15,6 +15,7 @@ use lab::{Agent, Lab, Pod, eventually, programs};
 
 use crate::prometheus::{Config, Prometheus, Target};
 use crate::rules;
+use crate::scrape::Scrape;
 
 /// Where every pod echoes.
 pub const PORT: u16 = 7000;
@@ -173,13 +174,7 @@ pub fn open(from: &Pod, to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// The sum of a metric's samples that have all of these labels.
+/// The sum of a metric's samples that have all of these labels; zero where there are none.
 pub fn total(agent: &Agent, name: &str, labels: &[&str]) -> Result<u64> {
-    let text = agent.metrics()?;
-    let of = |line: &&str| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))
-            && labels.iter().all(|label| line.contains(label))
-    };
-    let values = text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    Ok(values.sum::<f64>() as u64)
+    Ok(Scrape::parse(&agent.metrics()?).sum(name, labels).unwrap_or_default() as u64)
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::row::Table;
-use lab::{Lab, eventually};
+use lab::{Agent, Lab, eventually, programs};
 use observe::prometheus::Prometheus;
 use observe::promtool;
+use observe::scrape::Scrape;
 use observe::stage::{BYTES, PORT, Stage, Way, open, talk, total};
 
 /// Bytes of open connections are this old at most, and a scrape comes every second.
@@ -153,6 +154,7 @@ fn restarts(stage: &Stage<'_>, table: &mut Table) -> Result<()> {
             of("weft_bytes_total")?,
         ])
     };
+    let gone = Gone::was_there(stage)?;
     let before = ways.iter().map(count).collect::<Result<Vec<_>>>()?;
     agent.kill();
     // While no agent is there.
@@ -179,6 +181,13 @@ fn restarts(stage: &Stage<'_>, table: &mut Table) -> Result<()> {
             })
         });
     }
+    table.row("direct, of and to a pod that is gone: over an agent's death", || {
+        eventually(FRESH, || {
+            let now = Gone::amounts(agent).map_err(|error| format!("{error:#}"))?;
+            let words = format!("{now:?}, and {:?} is right", gone.amounted);
+            if now == gone.amounted { Ok(words) } else { Err(words) }
+        })
+    });
     table.row("nothing is open that is not, and nothing less than nothing", || {
         let text = agent.metrics()?;
         let open = text.lines().filter(|line| line.starts_with("weft_open_connections{"));
@@ -187,4 +196,52 @@ fn restarts(stage: &Stage<'_>, table: &mut Table) -> Result<()> {
         Ok(String::new())
     });
     Ok(())
+}
+
+/// A pod of node a that has talked directly, and was talked to, and is gone.
+struct Gone {
+    amounted: [u64; 6],
+}
+
+impl Gone {
+    const TALKS: u64 = 5;
+
+    fn was_there(stage: &Stage<'_>) -> Result<Self> {
+        let agent = stage.lab.agent("a");
+        let guest = stage.lab.pod("shop/gone").node("a").service_account("gone").start()?;
+        let echo = programs::peer(&guest, "echo", PORT, &[])?;
+        stage.lab.await_captured(&guest)?;
+        stage.lab.await_peers_tunnel(&guest)?;
+        eventually(FRESH, || {
+            let talked = talk(&guest, &stage.near, 1).and_then(|()| talk(&stage.client, &guest, 1));
+            talked.map_err(|error| format!("{error:#}"))?;
+            let amounts = Self::amounts(agent).map_err(|error| format!("{error:#}"))?;
+            if amounts[0].min(amounts[3]) >= Self::TALKS { Ok(()) } else { Err(format!("{amounts:?}")) }
+        })?;
+        drop(echo);
+        guest.delete()?;
+        eventually(FRESH, || {
+            let pods = agent.pods().map_err(|error| format!("{error:#}"))?;
+            if pods.iter().any(|pod| pod["name"] == "gone") { Err(format!("{pods:?}")) } else { Ok(()) }
+        })?;
+        // With the second look its rows in the kernel are no more.
+        let _first = Self::amounts(agent)?;
+        Ok(Self { amounted: Self::amounts(agent)? })
+    }
+
+    /// From it and to it: connections begun, ended, bytes.
+    fn amounts(agent: &Agent) -> Result<[u64; 6]> {
+        let scrape = Scrape::parse(&agent.metrics()?);
+        let of = |name, end: &str| {
+            let labels = ["security=\"kernel\"".to_owned(), format!("{end}=\"gone\"")];
+            scrape.sum(name, &labels.each_ref().map(String::as_str)).unwrap_or_default() as u64
+        };
+        let each = |end| {
+            let names =
+                ["weft_connections_opened_total", "weft_connections_closed_total", "weft_bytes_total"];
+            names.map(|name| of(name, end))
+        };
+        let ([a, b, c], [d, e, f]) = (each("source_workload"), each("destination_workload"));
+        Ok([a, b, c, d, e, f])
+    }
 }

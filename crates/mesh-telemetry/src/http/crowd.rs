@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept ──▶ Crowd::enter ──▶ Place ── room() ──▶ handler ──▶ answers(n) ──▶ Watched::poll_flush ──▶ delivered()
-//!              │ full: the one that has waited longest is asked to leave
+//!              │ full: the one that has done nothing for longest is asked to leave
 //!              └ room(): too many bytes under way: the slowest reader is
 //! ```
 //!
@@ -47,8 +47,10 @@ struct Clients {
 
 #[derive(Debug)]
 struct Client {
-    /// Since when nothing was finished: it came, or its last answer was made or delivered.
+    /// Since when nothing has happened: it came, it asked, or its last answer was made or delivered.
     since: Instant,
+    /// Its answer is being made: it waits for us.
+    asked: bool,
     /// Bytes of the answer under way.
     bytes: usize,
     leave: Arc<Notify>,
@@ -58,11 +60,17 @@ impl Crowd {
     /// A place for one more.
     pub(super) fn enter(self: &Arc<Self>) -> Arc<Place> {
         let mut clients = self.clients();
-        while clients.by_id.len() >= CONNECTIONS && clients.send_away(|_| true, Duration::ZERO) {}
+        // Those that wait for us only where nobody else is there.
+        while clients.by_id.len() >= CONNECTIONS
+            && (clients.send_away(|client| !client.asked, Duration::ZERO)
+                || clients.send_away(|_| true, Duration::ZERO))
+        {}
         let id = clients.next;
         clients.next += 1;
         let leave = Arc::new(Notify::new());
-        clients.by_id.insert(id, Client { since: Instant::now(), bytes: 0, leave: leave.clone() });
+        clients
+            .by_id
+            .insert(id, Client { since: Instant::now(), asked: false, bytes: 0, leave: leave.clone() });
         drop(clients);
         Arc::new(Place {
             crowd: self.clone(),
@@ -113,6 +121,7 @@ impl Place {
         while self.crowded() {
             tokio::time::sleep(AGAIN).await;
         }
+        self.set(true, 0);
     }
 
     fn crowded(&self) -> bool {
@@ -127,21 +136,21 @@ impl Place {
 
     /// An answer of so many bytes is on its way.
     pub(super) fn answers(&self, bytes: usize) {
-        self.set(bytes);
+        self.set(false, bytes);
         self.under_way.store(true, Ordering::Release);
     }
 
     /// All that was written is with the system.
     fn delivered(&self) {
         if self.under_way.swap(false, Ordering::AcqRel) {
-            self.set(0);
+            self.set(false, 0);
             self.delivered.notify_one();
         }
     }
 
-    fn set(&self, bytes: usize) {
+    fn set(&self, asked: bool, bytes: usize) {
         if let Some(client) = self.crowd.clients().by_id.get_mut(&self.id) {
-            (client.bytes, client.since) = (bytes, Instant::now());
+            (client.asked, client.bytes, client.since) = (asked, bytes, Instant::now());
         }
     }
 

@@ -201,6 +201,34 @@ async fn whoever_does_nothing_with_a_connection_makes_room_for_others() {
 }
 
 #[tokio::test]
+async fn who_waits_for_its_answer_keeps_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.sock");
+    let (asked, made) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = (asked.clone(), made.clone());
+    let routes = routes().get("/slow", move |_request| {
+        let (asked, made) = slow.clone();
+        async move {
+            asked.notify_one();
+            made.notified().await;
+            Response::text("done")
+        }
+    });
+    tokio::spawn(Server::unix(&path).unwrap().serve(routes, Shutdown::new()));
+    let mut waits = sends(&path, "GET /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    asked.notified().await;
+    let mut idle = Vec::new();
+    for _ in 0..2 * crowd::CONNECTIONS {
+        idle.push(sends(&path, "GET /healthz HTTP/1.1\r\nhost: ").await);
+    }
+    assert!(ask(&path, "GET /healthz HTTP/1.1\r\n\r\n").await.ends_with("ok"));
+    made.notify_one();
+    let mut answer = String::new();
+    waits.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("done"), "{answer}");
+}
+
+#[tokio::test]
 async fn answers_that_nobody_takes_are_given_up_for_others() {
     let directory = tempfile::tempdir().unwrap();
     let (path, _shutdown) = large(directory.path());
