@@ -11,31 +11,58 @@ use mesh_telemetry::readiness::Ready;
 
 use crate::publish::Hub;
 use crate::reconcile::authorization;
+use crate::watch::Asker;
+
+/// What there is to be asked about.
+#[derive(Clone)]
+pub struct About {
+    /// The world, and what became of it.
+    pub hub: Arc<Hub>,
+    /// Once it is known.
+    pub trust_domain: Arc<OnceLock<TrustDomain>>,
+    /// Weft's own namespace.
+    pub system_namespace: String,
+    /// Who follows the files, where there are any.
+    pub files: Arc<OnceLock<Asker>>,
+}
+
+impl About {
+    /// Back once what was written into files before is taken over.
+    async fn settled(&self) {
+        if let Some(files) = self.files.get() {
+            files.settled().await;
+        }
+    }
+}
 
 /// What the unix socket answers.
-pub fn admin_routes(
-    hub: Arc<Hub>,
-    trust_domain: Arc<OnceLock<TrustDomain>>,
-    system_namespace: &str,
-    ready: &Ready,
-    registry: Arc<Registry>,
-) -> Routes {
+pub fn admin_routes(about: About, ready: &Ready, registry: Arc<Registry>) -> Routes {
     let policies = {
-        let hub = hub.clone();
-        move |_request| std::future::ready(Response::json(&authorization::rows(&hub.policies())))
-    };
-    let world = {
-        let (hub, trust_domain) = (hub.clone(), trust_domain.clone());
-        let system_namespace = system_namespace.to_owned();
+        let about = about.clone();
         move |_request| {
-            std::future::ready(match trust_domain.get() {
-                Some(domain) => Response::json(&hub.dump(domain.clone(), &system_namespace)),
-                None => {
-                    Response::unavailable("the controller does not know its trust domain yet: ask again soon")
-                }
-            })
+            let about = about.clone();
+            async move {
+                about.settled().await;
+                Response::json(&authorization::rows(&about.hub.policies()))
+            }
         }
     };
+    let world = {
+        let about = about.clone();
+        move |_request| {
+            let about = about.clone();
+            async move {
+                about.settled().await;
+                match about.trust_domain.get() {
+                    Some(domain) => Response::json(&about.hub.dump(domain.clone(), &about.system_namespace)),
+                    None => Response::unavailable(
+                        "the controller does not know its trust domain yet: ask again soon",
+                    ),
+                }
+            }
+        }
+    };
+    let About { hub, trust_domain, .. } = about;
     let status = move |_request| {
         let (workloads, services) = hub.counts();
         let status = ControllerStatus {

@@ -29,6 +29,7 @@ use crate::index::Captures;
 use crate::issue;
 use crate::metrics::Metrics;
 use crate::publish::{ControlService, Hub, watch_for_agentless};
+use crate::watch::Asker;
 
 mod authority;
 mod error;
@@ -68,6 +69,8 @@ struct Shell {
     hub: Arc<Hub>,
     metrics: Metrics,
     trust_domain: Arc<OnceLock<TrustDomain>>,
+    /// Who follows the files, where there are any.
+    files: Arc<OnceLock<Asker>>,
 }
 
 /// What serving agents takes beyond a listener.
@@ -131,10 +134,15 @@ impl Shell {
         let ready = Ready::new();
         let serving = ready.condition("serving", "the controller to listen");
         let hub = Hub::new(captures, metrics.clone());
-        let trust_domain = Arc::new(OnceLock::new());
+        let (trust_domain, files) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
         let answers = || {
-            let (hub, trust_domain) = (hub.clone(), trust_domain.clone());
-            admin::admin_routes(hub, trust_domain, &config.namespace, &ready, registry.clone())
+            let about = admin::About {
+                hub: hub.clone(),
+                trust_domain: trust_domain.clone(),
+                system_namespace: config.namespace.clone(),
+                files: files.clone(),
+            };
+            admin::admin_routes(about, &ready, registry.clone())
         };
         let remote: Vec<_> = remote(config)?.into_iter().map(|server| (server, answers())).collect();
         let mut admin = vec![
@@ -149,7 +157,7 @@ impl Shell {
         let failed = |source| RunError::Listen { addr: config.listen, source };
         let listener = listen::tcp(config.listen).and_then(TcpListener::from_std).map_err(failed)?;
         let listen = listener.local_addr().unwrap_or(config.listen);
-        Ok(Self { shutdown, ready, serving, listener, listen, admin, hub, metrics, trust_domain })
+        Ok(Self { shutdown, ready, serving, listener, listen, admin, hub, metrics, trust_domain, files })
     }
 
     fn serve_admin(&mut self) {
@@ -168,6 +176,12 @@ impl Shell {
     fn trust_domain_is(&self, trust_domain: &TrustDomain) {
         // Once in a process's life.
         let _ = self.trust_domain.set(trust_domain.clone());
+    }
+
+    /// Whoever asks for policies hears of those that were written by then.
+    fn files_are(&self, asker: Asker) {
+        // Once in a process's life.
+        let _ = self.files.set(asker);
     }
 
     /// Serves agents until shutdown.

@@ -14,6 +14,7 @@ pub mod files;
 mod inotify;
 pub mod kubernetes;
 mod parse;
+pub mod settled;
 
 #[cfg(test)]
 pub(crate) use parse::facts_of;
@@ -25,6 +26,16 @@ use mesh_telemetry::api::FileRow;
 
 pub use catalog::FactChange;
 pub use files::{FilesConfig, FilesError, Source};
+pub use settled::Asker;
+
+/// What the thread that follows the files says.
+#[derive(Debug)]
+pub enum Told {
+    /// Something is different.
+    Changed(Batch),
+    /// All that was there when these asked has been told.
+    Settled(Vec<settled::Question>),
+}
 
 /// What one look at the files gave.
 #[derive(Clone, Debug, PartialEq, Eq)]

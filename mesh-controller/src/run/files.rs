@@ -14,8 +14,8 @@ use crate::issue::files::{self, Given};
 use crate::publish::{Callers, ControlService, Tokens};
 use crate::reconcile::policies;
 use crate::state::{self, StateDir};
-use crate::watch::files::Stop;
-use crate::watch::{Batch, FilesConfig, Source};
+use crate::watch::settled::Stop;
+use crate::watch::{Batch, FilesConfig, Source, Told};
 
 /// Read and checked.
 pub(super) struct Prepared {
@@ -28,7 +28,7 @@ pub(super) struct Prepared {
 
 /// The first world is published; the rest follows once it is run.
 pub(super) struct FilesHome {
-    batches: mpsc::Receiver<Batch>,
+    told: mpsc::Receiver<Told>,
     stop_watching: Stop,
     state_dir: StateDir,
     /// The authority's files, to be followed.
@@ -56,15 +56,23 @@ impl FilesHome {
 
     /// Follows the files and serves until shutdown.
     pub(super) async fn run(self, shell: Shell) -> Result<(), RunError> {
-        let Self { mut batches, stop_watching, state_dir, given: (given, live), serving, about } = self;
+        let Self { mut told, stop_watching, state_dir, given: (given, live), serving, about } = self;
         let hub = shell.hub.clone();
         let (metrics, stop) = (shell.metrics.clone(), shell.shutdown.clone());
         tokio::spawn(files::follow(given, live, state_dir.clone(), metrics, stop));
         tokio::spawn(policies::keep(hub.clone(), None, shell.shutdown.clone()));
         tokio::spawn(state::keep_captures(state_dir, hub.clone(), shell.shutdown.clone()));
         tokio::spawn(async move {
-            while let Some(batch) = batches.recv().await {
-                hub.apply(batch);
+            while let Some(told) = told.recv().await {
+                match told {
+                    Told::Changed(batch) => hub.apply(batch),
+                    Told::Settled(asking) => {
+                        for question in asking {
+                            // Whoever has hung up is not waiting any more.
+                            let _ = question.send(());
+                        }
+                    }
+                }
             }
         });
         let served = shell.serve(serving, &about).await;
@@ -85,9 +93,10 @@ impl Prepared {
             ControlService::new(shell.hub.clone(), Callers::File(tokens), issuer, shell.shutdown.clone());
         let given = (Given::of(config), authority.clone());
         let serving = Serving::new(authority, control)?;
-        let (batches, stop_watching) = source.follow()?;
+        let (told, asker, stop_watching) = source.follow()?;
+        shell.files_are(asker);
         let dir = config.dir.as_deref().unwrap_or(Path::new("")).display();
         let about = format!("directory {dir}, root {}", config.state_dir.join("root.pem").display());
-        Ok(FilesHome { batches, stop_watching, state_dir, given, serving, about })
+        Ok(FilesHome { told, stop_watching, state_dir, given, serving, about })
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +15,11 @@ use std::time::{Duration, Instant, SystemTime};
 use mesh_telemetry::api::FileRow;
 use tokio::sync::mpsc;
 
-use super::Batch;
 use super::catalog::Catalog;
 use super::inotify::{Hints, Watches};
 use super::parse::{Format, parse};
+use super::settled::{self, Asker, Stop};
+use super::{Batch, Told};
 use crate::index::facts::Reading;
 
 /// A whole look at least this often.
@@ -98,10 +98,6 @@ enum Look {
     IfSettled,
 }
 
-/// Stops the thread when it is dropped.
-#[derive(Debug)]
-pub struct Stop(#[expect(dead_code, reason = "its being closed is the signal")] OwnedFd);
-
 /// What a walk through the directory found.
 #[derive(Default)]
 struct Walk {
@@ -137,16 +133,20 @@ impl Source {
     }
 
     /// Follows changes on a thread of its own until the handle or the receiver is dropped.
-    pub fn follow(mut self) -> Result<(mpsc::Receiver<Batch>, Stop), FilesError> {
-        let (wake, stop) = nix::unistd::pipe().map_err(|error| FilesError::Thread(error.into()))?;
+    pub fn follow(mut self) -> Result<(mpsc::Receiver<Told>, Asker, Stop), FilesError> {
+        let (asker, asked, stop) = settled::pair().map_err(|error| FilesError::Thread(error.into()))?;
         let (sender, receiver) = mpsc::channel(4);
         let watch = move || {
             let mut whole_look = Instant::now() + RESCAN;
             loop {
                 let left = whole_look.saturating_duration_since(Instant::now());
-                let mut hints = self.watches.wait(left, &wake);
-                if sender.is_closed() || is_closed(&wake) {
+                let mut hints = self.watches.wait(left, &asked.pipe);
+                if sender.is_closed() || asked.is_over() {
                     return;
+                }
+                let asking = asked.take();
+                if !asking.is_empty() {
+                    self.watches.at_once(&mut hints);
                 }
                 hints.everything |= Instant::now() >= whole_look;
                 if hints.everything {
@@ -156,15 +156,15 @@ impl Source {
                 if self.young {
                     whole_look = whole_look.min(Instant::now() + YOUNG);
                 }
-                if let Some(batch) = batch
-                    && sender.blocking_send(batch).is_err()
-                {
+                let settled = (!asking.is_empty()).then_some(Told::Settled(asking));
+                let mut told = batch.map(Told::Changed).into_iter().chain(settled);
+                if told.any(|told| sender.blocking_send(told).is_err()) {
                     return;
                 }
             }
         };
         std::thread::Builder::new().name("watch-files".into()).spawn(watch).map_err(FilesError::Thread)?;
-        Ok((receiver, Stop(stop)))
+        Ok((receiver, asker, stop))
     }
 
     /// Looks where the hints say; nothing if all is as it was.
@@ -392,12 +392,4 @@ fn format_of(path: &Path) -> Option<Format> {
         "json" => Some(Format::Json),
         _ => None,
     }
-}
-
-/// The other end of a pipe that nobody writes to is closed.
-fn is_closed(wake: &OwnedFd) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd as _;
-    let mut fds = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(ready) if ready > 0)
 }

@@ -78,6 +78,11 @@ impl Watches {
         hints
     }
 
+    /// What has changed by now, gathered or not.
+    pub(super) fn at_once(&mut self, hints: &mut Hints) {
+        self.drain(hints);
+    }
+
     fn poll(&self, timeout: Duration, wake: Option<&impl AsFd>) -> Woken {
         let mut fds = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
         fds.extend(wake.map(|wake| PollFd::new(wake.as_fd(), PollFlags::POLLIN)));

@@ -11,7 +11,7 @@ use mesh_model::TrustDomain;
 use super::catalog::Catalog;
 use super::inotify::Hints;
 use super::parse::{Format, Parsed, parse};
-use super::{Batch, FactChange, FilesConfig, FilesError, Source, facts_of};
+use super::{Batch, FactChange, FilesConfig, FilesError, Source, Told, facts_of};
 use crate::index::facts::{Fact, Reading};
 
 fn reading() -> Reading {
@@ -215,15 +215,16 @@ impl Files {
     /// Follows; gives each batch's changes.
     fn follow(&self) -> Followed {
         let (source, first) = self.open();
-        let (batches, stop) = source.follow().unwrap();
-        Followed { batches, first, _stop: stop }
+        let (told, asker, stop) = source.follow().unwrap();
+        Followed { told, first, asker, stop }
     }
 }
 
 struct Followed {
-    batches: tokio::sync::mpsc::Receiver<Batch>,
+    told: tokio::sync::mpsc::Receiver<Told>,
     first: Batch,
-    _stop: super::files::Stop,
+    asker: super::Asker,
+    stop: super::settled::Stop,
 }
 
 impl Followed {
@@ -231,8 +232,9 @@ impl Followed {
     fn next(&mut self) -> Batch {
         let end = Instant::now() + Duration::from_secs(5);
         loop {
-            match self.batches.try_recv() {
-                Ok(batch) => return batch,
+            match self.told.try_recv() {
+                Ok(Told::Changed(batch)) => return batch,
+                Ok(Told::Settled(_)) => {}
                 Err(error) if Instant::now() > end => panic!("no batch: {error}"),
                 Err(_) => std::thread::sleep(Duration::from_millis(1)),
             }
@@ -241,7 +243,7 @@ impl Followed {
 
     fn quiet(&mut self) {
         std::thread::sleep(Duration::from_millis(200));
-        assert_eq!(self.batches.try_recv().ok(), None);
+        assert!(self.told.try_recv().is_err());
     }
 }
 
@@ -400,4 +402,28 @@ fn a_directory_that_vanishes_leaves_its_last_good_state_in_force() {
     let batch = source.look(&everything()).unwrap();
     assert_eq!(batch.changes, []);
     assert!(batch.rows.iter().all(|row| row.error.is_none()), "{:?}", batch.rows);
+}
+
+#[tokio::test]
+async fn who_asks_hears_after_what_was_written_before() {
+    let files = Files::new();
+    files.write("a.yaml", &pod("a", "10.0.0.1"));
+    let Followed { mut told, asker, stop, .. } = files.follow();
+    for last in 2..30 {
+        let address = format!("10.0.0.{last}");
+        files.write("a.yaml", &pod("a", &address));
+        let (asking, asker) = (std::time::Instant::now(), asker.clone());
+        let asked = tokio::spawn(async move { asker.settled().await });
+        let Some(Told::Changed(batch)) = told.recv().await else { panic!("no change comes first") };
+        assert_eq!(addresses(&batch.changes), [address]);
+        let Some(Told::Settled(questions)) = told.recv().await else { panic!("no answer comes next") };
+        assert!(!asked.is_finished());
+        questions.into_iter().for_each(|question| question.send(()).unwrap());
+        asked.await.unwrap();
+        assert!(asking.elapsed() < Duration::from_secs(2));
+    }
+    // With the thread gone there is nobody to wait for.
+    drop(stop);
+    asker.settled().await;
+    assert!(told.recv().await.is_none());
 }

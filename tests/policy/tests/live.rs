@@ -16,6 +16,8 @@ use policy::open::{Open, Quiet};
 use policy::talk::{Outcome, talk};
 
 const PORT: u16 = 8080;
+/// Every node must have heard within this.
+const PATIENCE: Duration = Duration::from_secs(15);
 const CAPTURE: &str = "weft.dev/capture";
 const CLIENT_ONLY: Policy<'_> = Policy {
     key: "shop/client-only",
@@ -109,6 +111,9 @@ fn connections_between_pods_of_a_node_go_directly_and_are_judged() {
             becomes("direct").map(|()| String::new())
         });
         table.row("meshctl explain: in words, as JSON, and by its exit code", || explained(lab, &cast));
+        table.row("a file is edited, and meshctl policy wait is about what was written", || {
+            edited(lab, &cast)
+        });
         table.row("a Service's connections are spread over near and far alike", || spread(lab, &cast));
         table.row("what is refused by a Service's address is counted and said, with its policy", || {
             refused_by_service(lab, &cast)
@@ -116,6 +121,40 @@ fn connections_between_pods_of_a_node_go_directly_and_are_judged() {
         table.finish();
         Ok(())
     });
+}
+
+/// Again and again, with nothing but the file to tell one state from the next.
+fn edited(lab: &Lab, cast: &Cast) -> Result<String> {
+    const ROUNDS: usize = 20;
+    const FILE: &str = "policy-shop-edited.yaml";
+    for round in 0..ROUNDS {
+        let denied = round % 2 == 0;
+        let account = if denied { "client" } else { "another" };
+        lab.write_object(
+            FILE,
+            &format!(
+                "apiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: edited, namespace: shop}}\n\
+                 spec: {{targetRefs: [{{kind: Namespace}}], action: DENY, rules: [{{sources: [{{serviceAccount: {{name: {account}}}}}]}}]}}\n"
+            ),
+        )?;
+        let mut command = Command::new(lab::binary("meshctl")?);
+        command.arg("--socket").arg(lab.controller().admin_socket()).args(["policy", "wait", "shop/edited"]);
+        let output = command.output().context("meshctl")?;
+        ensure!(output.status.success(), "round {round}: {}", String::from_utf8_lossy(&output.stderr));
+        for to in [at(&cast.near, false, PORT), at(&cast.server, false, PORT)] {
+            let outcome = talk(&cast.client, to)?;
+            ensure!(outcome.is_admitted() != denied, "round {round}, {account} is denied: {to} is {outcome}");
+        }
+    }
+    lab.remove_object(FILE)?;
+    for agent in lab.agents() {
+        eventually(PATIENCE, || {
+            let rows = agent.admin("/v1/policies").map_err(|error| format!("{error:#}"))?;
+            let has = rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == "edited"));
+            if has { Err(rows.to_string()) } else { Ok(()) }
+        })?;
+    }
+    Ok(format!("{ROUNDS} edits"))
 }
 
 fn explained(lab: &Lab, cast: &Cast) -> Result<String> {
