@@ -19,7 +19,7 @@ mod ledger;
 mod recheck;
 mod ring;
 
-pub use ledger::Place;
+pub use ledger::{Disk, Place};
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use mesh_common::FlowKey;
 use mesh_model::{ServiceKey, World};
 use mesh_telemetry::api::{ConnectionPath, ConnectionRow, Direction, Security};
 use tokio::sync::{Notify, watch};
@@ -50,10 +51,12 @@ pub struct Direct {
     pub connections: Arc<Connections>,
     /// Where everything else is counted.
     pub metrics: Metrics,
-    /// What of the kernel's counts is in the metrics already. Held while they are moved.
+    /// What of the kernel's counts is in the metrics already. Held while they are moved, and never while anybody waits for the disk.
     pub counted: Mutex<flows::Counted>,
-    /// Where that is kept for the next agent, if it is.
-    pub place: Option<ledger::Place>,
+    /// How many were cut that are not counted yet.
+    pub cut_flows: Mutex<HashMap<FlowKey, u64>>,
+    /// Where what is counted is kept for the next agent, if it is. Held by who writes it.
+    pub disk: Mutex<Option<Disk>>,
     /// Counting may begin.
     pub settled: AtomicBool,
     /// Which were cut and have their line in the access log.

@@ -257,11 +257,13 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         connections: connections.clone(),
         metrics: metrics.clone(),
         counted: Default::default(),
-        place: direct::Place::of(&flags.cache_dir, &paths.bpffs),
+        cut_flows: Default::default(),
+        disk: Mutex::new(direct::Place::of(&flags.cache_dir, &maps).map(direct::Disk::at)),
         settled: Default::default(),
         cut: Default::default(),
         again: Default::default(),
     });
+    let counts = direct.clone();
     direct.follow_events();
     direct.follow_endings();
     direct.follow_changes();
@@ -373,6 +375,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     if let Some(keeper) = keeper {
         keeper.finish();
     }
+    counts.finish();
     tracing::info!("stopped; hooks stay, captured pods are refused until an agent is back");
     Ok(access)
 }

@@ -137,6 +137,9 @@ pub async fn tell(direct: Arc<Direct>, client: Client) {
         tick.tick().await;
         let counting = direct.clone();
         let _counted = tokio::task::spawn_blocking(move || counting.count()).await;
+        let keeping = direct.clone();
+        // It may take as long as the disk does: then the next one has nothing to do.
+        drop(tokio::task::spawn_blocking(move || keeping.keep(false)));
         let (seen, lost) = direct.connections.sightings().untold(Instant::now());
         if !seen.is_empty() {
             client.observed(seen, lost);

@@ -11,13 +11,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
 use mesh_common::{FlowCount, FlowKey};
 use mesh_model::World;
 use mesh_telemetry::api::{ConnectionPath, Direction, Security};
 
-use super::ledger::{Ledger, difference};
+use super::ledger::{Disk, Ledger, difference};
 use super::{Direct, destination, service, source};
 use crate::connections::{About, End};
 use crate::kernel::maps::{DirectConnection, Flow, addr, socket_addr};
@@ -31,8 +31,6 @@ pub struct Counted {
     /// Absent until what an earlier agent kept has been taken over.
     seen: Option<HashMap<FlowKey, Seen>>,
     ledger: Ledger,
-    /// Of those that have ended, how many were cut: they are counted under their reason.
-    cut: HashMap<FlowKey, u64>,
 }
 
 /// What was taken over of one row.
@@ -91,8 +89,11 @@ impl Direct {
         let world = self.world.load_full();
         let local = self.local.borrow().clone();
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let Counted { seen, ledger, cut } = &mut *counted;
-        let seen = seen.get_or_insert_with(|| ledger.begin(self.place.clone(), &self.metrics));
+        let Counted { seen, ledger } = &mut *counted;
+        let seen = seen.get_or_insert_with(|| {
+            let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            disk.as_ref().map(|disk| ledger.begin(disk, &self.metrics)).unwrap_or_default()
+        });
         let mut known = HashSet::new();
         let flows = self.maps.direct().flows();
         let bytes = self.open_bytes(&local);
@@ -106,6 +107,11 @@ impl Direct {
             now.sent += sent;
             now.received += received;
             let row = seen.entry(key).or_default();
+            // Forgotten in the kernel meanwhile, and begun anew.
+            if now.opened < row.count.opened || now.closed < row.count.closed {
+                row.forget();
+                *row = Seen::default();
+            }
             // One that has ended since the map was read.
             now.sent = now.sent.max(row.count.sent);
             now.received = now.received.max(row.count.received);
@@ -113,11 +119,7 @@ impl Direct {
                 continue;
             }
             let mut more = difference(&now, &row.count);
-            let of_cut = cut.get(&key).copied().unwrap_or(0).min(more.closed);
-            if let Some(left) = cut.get_mut(&key) {
-                *left -= of_cut;
-            }
-            more.closed -= of_cut;
+            more.closed -= self.were_cut(&key, more.closed);
             let abouts = abouts(&world, &local, &key);
             let under = self.under(row, &key, &abouts);
             for pair in &under {
@@ -126,20 +128,67 @@ impl Direct {
             if more.opened > 0 {
                 abouts.iter().for_each(|about| self.connections.sightings().saw(about, more.opened));
             }
-            row.now(now, under);
+            if key.kind == FlowKey::OVERFLOW {
+                // Of all kinds and profiles, and those that have ended may have a row of their own: nobody knows how many are open.
+                row.count = now;
+            } else {
+                row.now(now, under);
+            }
         }
-        let is_gone = |key: &&FlowKey| key.kind != FlowKey::OVERFLOW && local.is_nobodys(key.netns_cookie);
-        let gone: HashSet<FlowKey> = known.iter().filter(is_gone).copied().collect();
-        ledger.keep(seen, !gone.is_empty());
-        self.maps.direct().forget_flows(gone.iter());
         seen.retain(|key, row| {
-            let stays = known.contains(key) && !gone.contains(key);
+            let stays = known.contains(key);
             if !stays {
                 row.forget();
             }
             stays
         });
-        cut.retain(|key, left| *left > 0 && seen.contains_key(key));
+        self.cut_flows().retain(|key, left| *left > 0 && seen.contains_key(key));
+    }
+
+    /// The agent ends: what came to its metrics last is the next one's, too.
+    pub fn finish(&self) {
+        self.count();
+        self.keep(true);
+    }
+
+    /// Keeps on disk what was counted, where that is due, and then forgets the rows of namespaces that are gone. Waits for the disk, and
+    /// nobody else does meanwhile.
+    pub fn keep(&self, anyhow: bool) {
+        let local = self.local.borrow().clone();
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let Counted { seen: Some(seen), ledger } = &mut *counted else { return };
+        // In this order, and not waiting: whoever counts for the first time has the other lock and wants this one.
+        let Ok(mut disk) = self.disk.try_lock() else { return };
+        let is_gone = |key: &&FlowKey| key.kind != FlowKey::OVERFLOW && local.is_nobodys(key.netns_cookie);
+        let gone: Vec<FlowKey> = seen.keys().filter(is_gone).copied().collect();
+        let is_due = |disk: &Disk| disk.is_due() || anyhow || !gone.is_empty();
+        let page = disk.as_ref().filter(|disk| is_due(disk)).and_then(|disk| ledger.page(disk.place(), seen));
+        drop(counted);
+        let is_kept = match (disk.as_mut(), page) {
+            (Some(disk), Some(page)) => disk.write(&page),
+            _ => true,
+        };
+        self.maps.direct().forget_flows(gone.iter());
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_kept || !gone.is_empty() {
+            counted.ledger.is_old();
+        }
+        for row in gone.iter().filter_map(|key| counted.seen.as_mut()?.remove(key)) {
+            row.forget();
+        }
+    }
+
+    /// So many of those that have ended were cut: they are counted under their reason.
+    fn were_cut(&self, key: &FlowKey, closed: u64) -> u64 {
+        let mut cut = self.cut_flows();
+        let Some(left) = cut.get_mut(key) else { return 0 };
+        let now = closed.min(*left);
+        *left -= now;
+        now
+    }
+
+    fn cut_flows(&self) -> MutexGuard<'_, HashMap<FlowKey, u64>> {
+        self.cut_flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whose a row is: theirs whose connections are open; those at both ends; or, where one of these is gone, those that it was.
@@ -162,7 +211,7 @@ impl Direct {
 
     /// One of these was cut.
     pub(super) fn note_cut(&self, key: FlowKey) {
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner).cut.entry(key).or_default() += 1;
+        *self.cut_flows().entry(key).or_default() += 1;
     }
 
     /// What open connections have moved so far: there and back.

@@ -10,8 +10,8 @@
 //! The kernel's rows alone say what went, and not whose it was: a pod that is gone has none any more, and an address is somebody
 //! else's. Without the file all that the rows have is counted anew, under whoever they are now.
 //!
-//! Invariants: what the file says of rows and of pairs is of one moment; a row is in the file before the kernel forgets it. The file
-//! may be old: nothing is lost or counted twice by that, as the rows go on counting. It is not synced to the disk, as the maps do not
+//! Invariants: what the file says of rows and of pairs is of one moment; a row is in the file before the kernel forgets it, unless the
+//! disk takes nothing; nobody waits for the disk but who writes. The file may be old: nothing is lost or counted twice by that, as the rows go on counting. It is not synced to the disk, as the maps do not
 //! outlive the machine either.
 
 mod page;
@@ -26,11 +26,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use aya::maps::MapInfo;
-use mesh_common::{Durations, FlowCount, FlowKey, maps, paths};
+use mesh_common::{Durations, FlowCount, FlowKey};
 use mesh_telemetry::api::Direction;
 
 use super::flows::Seen;
+use crate::kernel::maps::Maps;
 use crate::metrics::{Metrics, Pair};
 use crate::outbound::Chain;
 use page::{Page, Row};
@@ -57,18 +57,25 @@ pub struct Place {
     pub map: u32,
 }
 
+/// The file, and how it goes with it.
+#[derive(Debug)]
+pub struct Disk {
+    place: Place,
+    /// When the last write ended, and how long it took.
+    wrote: Option<(Instant, Duration)>,
+    /// What was last wrong with it.
+    complaint: String,
+}
+
 /// What has been given to pairs.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    place: Option<Place>,
+    /// Somebody keeps it.
+    is_kept: bool,
     /// By the pair's address, which stays its own for as long as this knows it.
     given: HashMap<usize, Given>,
     /// The file is older than this.
     unwritten: bool,
-    /// When the last write ended, and how long it took.
-    wrote: Option<(Instant, Duration)>,
-    /// What was last wrong with the disk.
-    complaint: String,
 }
 
 /// What was given to one.
@@ -100,18 +107,20 @@ enum LedgerError {
 }
 
 impl Place {
-    /// For the maps that are pinned below this bpffs.
-    pub fn of(directory: &Path, bpffs: &Path) -> Option<Self> {
-        let pin = bpffs.join(paths::ROOT).join(paths::MAPS).join(maps::FLOWS);
-        let found = || -> Result<Self, Box<dyn std::error::Error>> {
-            let boot = fs::read_to_string(BOOT)?.trim().to_owned();
-            Ok(Self { directory: directory.into(), boot, map: MapInfo::from_pin(pin)?.id() })
-        };
-        found()
-            .inspect_err(|error| {
-                tracing::warn!(%error, "what connections that no agent carries amount to is not kept on disk");
-            })
-            .ok()
+    /// For these maps.
+    pub fn of(directory: &Path, maps: &Maps) -> Option<Self> {
+        let boot = fs::read_to_string(BOOT).ok();
+        let found = boot.zip(maps.direct().flows_id()).map(|(boot, map)| Self {
+            directory: directory.into(),
+            boot: boot.trim().to_owned(),
+            map,
+        });
+        if found.is_none() {
+            tracing::warn!(
+                "what connections that no agent carries amount to is not kept on disk: this kernel tells neither its boot nor its map"
+            );
+        }
+        found
     }
 
     fn file(&self) -> PathBuf {
@@ -119,14 +128,53 @@ impl Place {
     }
 }
 
+impl Disk {
+    /// There.
+    pub fn at(place: Place) -> Self {
+        Self { place, wrote: None, complaint: String::new() }
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether the last write is long enough ago.
+    pub(super) fn is_due(&self) -> bool {
+        self.wrote.is_none_or(|(at, took)| at.elapsed() >= EVERY.max(took * SHARE))
+    }
+
+    /// Whether it is there now.
+    pub(super) fn write(&mut self, page: &Page) -> bool {
+        let began = Instant::now();
+        let written = write(&self.place.directory, page);
+        self.wrote = Some((Instant::now(), began.elapsed()));
+        match written {
+            Ok(()) => {
+                self.complaint.clear();
+                true
+            }
+            Err(error) => {
+                let complaint = Chain(&error).to_string();
+                if complaint != self.complaint {
+                    tracing::warn!(
+                        error = complaint,
+                        "what connections that no agent carries amount to is not kept on disk (--cache-dir); trying again"
+                    );
+                    self.complaint = complaint;
+                }
+                false
+            }
+        }
+    }
+}
+
 impl Ledger {
     /// Takes over what an earlier agent kept, if that was of these maps: what its pairs were given is in the metrics again. Returns the
     /// rows that it knew.
-    pub(super) fn begin(&mut self, place: Option<Place>, metrics: &Metrics) -> HashMap<FlowKey, Seen> {
-        self.place = place;
-        let Some(place) = &self.place else { return HashMap::new() };
-        match read(&place.file()) {
-            Ok(Some(page)) if page.is_of(place) => self.resume(page, metrics),
+    pub(super) fn begin(&mut self, disk: &Disk, metrics: &Metrics) -> HashMap<FlowKey, Seen> {
+        self.is_kept = true;
+        match read(&disk.place.file()) {
+            Ok(Some(page)) if page.is_of(&disk.place) => self.resume(page, metrics),
             Ok(_) => HashMap::new(),
             Err(error) => {
                 tracing::warn!(
@@ -139,15 +187,19 @@ impl Ledger {
     }
 
     fn resume(&mut self, page: Page, metrics: &Metrics) -> HashMap<FlowKey, Seen> {
-        let pairs: Option<Vec<Arc<Pair>>> =
+        let pairs: Vec<Option<Arc<Pair>>> =
             page.pairs.iter().map(|of| metrics.labelled(&of.labels)).collect();
-        // Another profile's series are others, and begin with what the kernel has.
-        let Some(pairs) = pairs else { return HashMap::new() };
+        // Series of another profile are others, and begin with what the kernel has; some may be left of the profile before.
+        if !pairs.is_empty() && pairs.iter().all(Option::is_none) {
+            return HashMap::new();
+        }
         for (pair, of) in pairs.iter().zip(&page.pairs) {
-            self.give(pair, &of.count.0);
+            if let Some(pair) = pair {
+                self.give(pair, &of.count.0);
+            }
         }
         let rows = page.rows.into_iter().map(|Row { key, count, under }| {
-            let under = under.iter().filter_map(|index| pairs.get(*index)).cloned().collect();
+            let under = under.iter().filter_map(|index| pairs.get(*index)?.clone()).collect();
             (key.0, Seen::resumed(count.0, under))
         });
         let rows: HashMap<FlowKey, Seen> = rows.collect();
@@ -171,6 +223,9 @@ impl Ledger {
             pair.retransmits.inc_by(more.retransmits);
             pair.measured(&more.connects, &more.round_trips);
         }
+        if !self.is_kept {
+            return;
+        }
         let address = Arc::as_ptr(pair).addr();
         let given = self.given.entry(address);
         let given = given.or_insert_with(|| Given { pair: Arc::downgrade(pair), count: FlowCount::NONE });
@@ -178,36 +233,16 @@ impl Ledger {
         self.unwritten = true;
     }
 
-    /// Writes it where it is time, or where rows are about to be forgotten.
-    pub(super) fn keep(&mut self, rows: &HashMap<FlowKey, Seen>, forgetting: bool) {
-        let Some(place) = self.place.clone().filter(|_| self.unwritten) else { return };
-        let is_due = self.wrote.is_none_or(|(at, took)| at.elapsed() >= EVERY.max(took * SHARE));
-        if !(is_due || forgetting) {
-            return;
-        }
-        let began = Instant::now();
-        let page = self.page(&place, rows);
-        let written = write(&place.directory, &page);
-        self.wrote = Some((Instant::now(), began.elapsed()));
-        match written {
-            Ok(()) => {
-                self.unwritten = false;
-                self.complaint.clear();
-            }
-            Err(error) => {
-                let complaint = Chain(&error).to_string();
-                if complaint != self.complaint {
-                    tracing::warn!(
-                        error = complaint,
-                        "what connections that no agent carries amount to is not kept on disk (--cache-dir); trying again"
-                    );
-                    self.complaint = complaint;
-                }
-            }
-        }
+    /// The file says something else.
+    pub(super) fn is_old(&mut self) {
+        self.unwritten = true;
     }
 
-    fn page(&mut self, place: &Place, rows: &HashMap<FlowKey, Seen>) -> Page {
+    /// What is to be written, if there is anything new.
+    pub(super) fn page(&mut self, place: &Place, rows: &HashMap<FlowKey, Seen>) -> Option<Page> {
+        if !std::mem::take(&mut self.unwritten) {
+            return None;
+        }
         // Those that are not shown any more.
         self.given.retain(|_, given| given.pair.strong_count() > 0);
         let mut page = Page::of(place);
@@ -222,7 +257,7 @@ impl Ledger {
             Row { key: page::Key(*key), count: page::Count(seen.count), under: under.collect() }
         });
         page.rows.extend(rows);
-        page
+        Some(page)
     }
 }
 

@@ -138,16 +138,20 @@ impl Source {
         let (sender, receiver) = mpsc::channel(4);
         let watch = move || {
             let mut whole_look = Instant::now() + RESCAN;
+            let mut asking = Vec::new();
             loop {
                 let left = whole_look.saturating_duration_since(Instant::now());
                 let mut hints = self.watches.wait(left, &asked.pipe);
                 if sender.is_closed() || asked.is_over() {
                     return;
                 }
-                let asking = asked.take();
-                if !asking.is_empty() {
-                    self.watches.at_once(&mut hints);
+                let new = asked.take();
+                if !new.is_empty() {
+                    self.watches.gather(&mut hints);
+                    // Where inotify says nothing, only a look does.
+                    hints.everything |= !self.complaints.is_empty();
                 }
+                asking.extend(new);
                 hints.everything |= Instant::now() >= whole_look;
                 if hints.everything {
                     whole_look = Instant::now() + RESCAN;
@@ -156,7 +160,9 @@ impl Source {
                 if self.young {
                     whole_look = whole_look.min(Instant::now() + YOUNG);
                 }
-                let settled = (!asking.is_empty()).then_some(Told::Settled(asking));
+                // What is being written is waited for: not long, and nor does whoever asks.
+                let is_settled = !self.young && !asking.is_empty();
+                let settled = is_settled.then(|| Told::Settled(std::mem::take(&mut asking)));
                 let mut told = batch.map(Told::Changed).into_iter().chain(settled);
                 if told.any(|told| sender.blocking_send(told).is_err()) {
                     return;

@@ -63,24 +63,23 @@ impl Watches {
     pub(super) fn wait(&mut self, timeout: Duration, wake: impl AsFd) -> Hints {
         let mut hints = Hints::default();
         let woken = self.poll(timeout, Some(&wake));
-        if woken.is_wake || !woken.is_events {
-            return hints;
-        }
-        let first = Instant::now();
-        self.drain(&mut hints);
-        while hints != Hints::default() {
-            let left = PATIENCE.saturating_sub(first.elapsed()).min(QUIET);
-            if left.is_zero() || !self.poll(left, None::<&std::os::fd::BorrowedFd<'_>>).is_events {
-                break;
-            }
-            self.drain(&mut hints);
+        if !woken.is_wake && woken.is_events {
+            self.gather(&mut hints);
         }
         hints
     }
 
-    /// What has changed by now, gathered or not.
-    pub(super) fn at_once(&mut self, hints: &mut Hints) {
+    /// What has changed by now, with what comes together with it.
+    pub(super) fn gather(&mut self, hints: &mut Hints) {
+        let first = Instant::now();
         self.drain(hints);
+        while *hints != Hints::default() {
+            let left = PATIENCE.saturating_sub(first.elapsed()).min(QUIET);
+            if left.is_zero() || !self.poll(left, None::<&std::os::fd::BorrowedFd<'_>>).is_events {
+                break;
+            }
+            self.drain(hints);
+        }
     }
 
     fn poll(&self, timeout: Duration, wake: Option<&impl AsFd>) -> Woken {

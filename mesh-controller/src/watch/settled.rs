@@ -12,6 +12,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
 
@@ -41,8 +43,9 @@ pub(super) struct Asked {
 }
 
 /// Both ends.
-pub(super) fn pair() -> Result<(Asker, Asked, Stop), nix::errno::Errno> {
-    let (read, write) = nix::unistd::pipe()?;
+pub(super) fn pair() -> Result<(Asker, Asked, Stop), Errno> {
+    // A thread that is stuck does not get whoever asks stuck as well.
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let (write, (questions, asked)) = (Arc::new(write), channel());
     let asker = Asker { questions, pipe: Arc::downgrade(&write) };
     Ok((asker, Asked { questions: asked, pipe: read }, Stop(write)))
@@ -53,9 +56,14 @@ impl Asker {
     pub async fn settled(&self) {
         let (answer, settled) = oneshot::channel();
         let Some(pipe) = self.pipe.upgrade() else { return };
-        // Where nobody reads any more there is nothing to wait for.
-        if self.questions.send(answer).is_err() || nix::unistd::write(&*pipe, &[0]).is_err() {
+        if self.questions.send(answer).is_err() {
             return;
+        }
+        match nix::unistd::write(&*pipe, &[0]) {
+            // Full: it is called already.
+            Ok(_) | Err(Errno::EAGAIN) => {}
+            // Where nobody reads any more there is nothing to wait for.
+            Err(_) => return,
         }
         let _in_time = tokio::time::timeout(PATIENCE, settled).await;
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,7 +31,9 @@ const HBONE: u16 = 15008;
 const CONNECTIONS: usize = 10;
 /// Each with an own pair of series, of which there may be 1,000.
 const SERVICES: u16 = 60;
-const SCRAPERS: usize = 64;
+const VISITORS: usize = 16;
+/// Where agents serve metrics.
+const METRICS: u16 = 15020;
 /// What moves elsewhere, and the test that looks.
 const ELSEWHERE: [(&str, &str); 12] = [
     ("weft_root_expiry_timestamp_seconds", "tests/datapath/tests/root_rotation.rs"),
@@ -330,17 +332,24 @@ fn insides(story: &mut Story<'_>, agent: &Agent) -> Result<()> {
         ensure!(!served.is_empty(), "no map");
         Ok(format!("{} maps", served.len()))
     });
-    story.row("weft_runtime_queue_depth", "tasks wait while many ask at once", |_| {
+    story.row("weft_runtime_queue_depth", "tasks wait while many come at once", |_| {
         let (deepest, began) = (AtomicU64::new(0), Instant::now());
+        let goes_on = || deepest.load(Ordering::Relaxed) == 0 && began.elapsed() < SOON;
+        let visits = || {
+            let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS));
+            while goes_on() {
+                // Who is accepted waits for a thread, even if it is gone by then.
+                let _gone = TcpStream::connect_timeout(&metrics, STEP);
+            }
+        };
         std::thread::scope(|scope| {
-            for _ in 0..SCRAPERS {
-                scope.spawn(|| {
-                    while deepest.load(Ordering::Relaxed) == 0 && began.elapsed() < SOON {
-                        let text = agent.metrics().unwrap_or_default();
-                        let depth = Scrape::parse(&text).sum("weft_runtime_queue_depth", &[]);
-                        deepest.fetch_max(depth.unwrap_or_default() as u64, Ordering::Relaxed);
-                    }
-                });
+            for _ in 0..VISITORS {
+                scope.spawn(|| agent.pod().netns_thread(visits));
+            }
+            while goes_on() {
+                let text = agent.metrics().unwrap_or_default();
+                let depth = Scrape::parse(&text).sum("weft_runtime_queue_depth", &[]);
+                deepest.fetch_max(depth.unwrap_or_default() as u64, Ordering::Relaxed);
             }
         });
         let deepest = deepest.into_inner();

@@ -224,8 +224,12 @@ impl Gone {
             let pods = agent.pods().map_err(|error| format!("{error:#}"))?;
             if pods.iter().any(|pod| pod["name"] == "gone") { Err(format!("{pods:?}")) } else { Ok(()) }
         })?;
-        // With the second look its rows in the kernel are no more.
-        let _first = Self::amounts(agent)?;
+        // Whose it was is on the node's disk within seconds: before the kernel forgets it, at the latest.
+        let kept = agent.cache_dir().join("flows");
+        eventually(FRESH * 2, || {
+            let text = std::fs::read_to_string(&kept).map_err(|error| error.to_string())?;
+            if text.contains("\"gone\"") { Ok(()) } else { Err(text) }
+        })?;
         Ok(Self { amounted: Self::amounts(agent)? })
     }
 

@@ -5,8 +5,8 @@
 //!                                     └─ that had begun before: begins anew, for all who wait by then
 //! ```
 //!
-//! Invariants: an answer is never older than the question; whoever asks waits for two to be made at most, however many ask; nothing is kept
-//! once nobody waits.
+//! Invariants: an answer is never older than the question; whoever asks waits for one of each form and for their own at most, however many
+//! ask; what is kept is one answer of each form, and goes with the last who waits, or with the next who asks.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;

@@ -14,7 +14,7 @@ const DURATIONS: usize = 1 + Durations::NONE.counts.len();
 
 /// All of it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Page {
+pub(in crate::direct) struct Page {
     version: u32,
     boot: String,
     map: u32,

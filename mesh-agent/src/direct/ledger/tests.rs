@@ -15,6 +15,7 @@ struct Life {
     registry: Registry,
     metrics: Metrics,
     ledger: Ledger,
+    disk: Disk,
     rows: HashMap<FlowKey, Seen>,
 }
 
@@ -28,9 +29,9 @@ impl Life {
         let mut registry = Registry::new();
         let metrics = Metrics::register(&mut registry);
         metrics.set(profile, 20_000);
-        let mut ledger = Ledger::default();
-        let rows = ledger.begin(Some(place.clone()), &metrics);
-        Self { registry, metrics, ledger, rows }
+        let (mut ledger, disk) = (Ledger::default(), Disk::at(place.clone()));
+        let rows = ledger.begin(&disk, &metrics);
+        Self { registry, metrics, ledger, disk, rows }
     }
 
     /// So much more is found in a row that is this pair's.
@@ -41,8 +42,10 @@ impl Life {
         seen.now(sum(&seen.count, &more), vec![pair]);
     }
 
-    fn keep(&mut self) {
-        self.ledger.keep(&self.rows, true);
+    /// Writes what is new; whether there was something, and it is there.
+    fn keep(&mut self) -> bool {
+        let page = self.ledger.page(self.disk.place(), &self.rows);
+        page.is_some_and(|page| self.disk.write(&page))
     }
 
     /// What Prometheus gets of pairs.
@@ -99,7 +102,7 @@ fn the_next_agent_shows_the_same_and_counts_on() {
     let mut first = lively(&place);
     let rest = first.metrics.rest(Direction::Outbound, Security::Plaintext).labels().clone();
     first.found(4, &rest, count(2, 2));
-    first.keep();
+    assert!(first.keep());
     let mut second = Life::begin(&place);
     assert_eq!(second.shown(), first.shown());
     assert_eq!(second.rows.len(), 4);
@@ -123,11 +126,11 @@ fn pairs_whose_rows_are_forgotten_are_kept() {
     let directory = tempfile::tempdir().unwrap();
     let place = place(directory.path());
     let mut first = lively(&place);
-    first.keep();
+    assert!(first.keep());
     // A pod is gone: its row is, and what it amounted to is not.
     first.rows.remove(&key(3));
     first.found(2, &labels("inbound", "till", Some("web")), count(1, 1));
-    first.keep();
+    assert!(first.keep());
     let second = Life::begin(&place);
     assert_eq!(second.shown(), first.shown());
     assert_eq!(second.rows.len(), 2);
@@ -137,7 +140,7 @@ fn pairs_whose_rows_are_forgotten_are_kept() {
 fn what_is_of_other_maps_or_another_profile_is_not_believed() {
     let directory = tempfile::tempdir().unwrap();
     let place = place(directory.path());
-    lively(&place).keep();
+    assert!(lively(&place).keep());
     for other in [Place { boot: "another".into(), ..place.clone() }, Place { map: 8, ..place.clone() }] {
         let life = Life::begin(&other);
         assert!(life.rows.is_empty() && life.shown().is_empty());
@@ -151,7 +154,7 @@ fn what_is_of_other_maps_or_another_profile_is_not_believed() {
 fn a_damaged_file_is_not_believed_and_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let place = place(directory.path());
-    lively(&place).keep();
+    assert!(lively(&place).keep());
     let file = directory.path().join(FILE);
     let whole = fs::read_to_string(&file).unwrap();
     let version = whole.replace("\"version\":1", "\"version\":2");
@@ -162,28 +165,44 @@ fn a_damaged_file_is_not_believed_and_replaced() {
         assert!(life.rows.is_empty() && life.shown().is_empty(), "{damaged:.40}");
     }
     let mut anew = lively(&place);
-    anew.keep();
+    assert!(anew.keep());
     assert_eq!(Life::begin(&place).shown(), anew.shown());
 }
 
 #[test]
-fn it_is_written_when_it_is_time_and_before_rows_go() {
+fn it_is_written_when_there_is_something_new_and_it_is_time() {
     let directory = tempfile::tempdir().unwrap();
     let place = place(directory.path());
     let mut life = lively(&place);
-    life.ledger.keep(&life.rows, false);
-    let file = directory.path().join(FILE);
-    let first = fs::read_to_string(&file).unwrap();
+    assert!(life.disk.is_due());
+    assert!(life.keep());
+    assert!(!life.disk.is_due(), "not yet again");
+    assert!(!life.keep(), "there is nothing new");
     life.found(1, &labels("outbound", "till", Some("web")), count(1, 1));
-    life.ledger.keep(&life.rows, false);
-    assert_eq!(fs::read_to_string(&file).unwrap(), first, "not yet");
-    life.ledger.keep(&life.rows, true);
-    assert_ne!(fs::read_to_string(&file).unwrap(), first);
+    assert!(life.keep());
     // Nobody can write there, and nothing is lost by it.
-    let nowhere = Place { directory: directory.path().join("nowhere"), ..place };
-    let mut life = lively(&nowhere);
-    life.keep();
-    assert!(life.ledger.unwritten && life.ledger.complaint.contains("nowhere"), "{}", life.ledger.complaint);
+    let mut life = lively(&Place { directory: directory.path().join("nowhere"), ..place });
+    assert!(!life.keep());
+    assert!(life.disk.complaint.contains("nowhere"), "{}", life.disk.complaint);
+}
+
+#[test]
+fn what_is_left_of_another_profile_is_left_out_and_takes_nothing_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = place(directory.path());
+    let mut first = lively(&place);
+    first.metrics.set(MetricsProfile::Full, 20_000);
+    let mut full = serde_json::to_value(labels("outbound", "till", Some("web"))).unwrap();
+    full["profile"] = json!("full");
+    let full: Labels = serde_json::from_value(full).unwrap();
+    first.found(8, &full, count(4, 4));
+    assert!(first.keep());
+    let second = Life::with(&place, MetricsProfile::Full);
+    assert_eq!(second.rows.len(), 4, "what rows amounted to is known, and not counted again");
+    let opened = |line: &&String| line.starts_with("weft_connections_opened_total");
+    let shown = second.shown();
+    let shown: Vec<&String> = shown.iter().filter(opened).collect();
+    assert!(shown.len() == 1 && shown[0].ends_with(" 4"), "{shown:?}");
 }
 
 #[test]
@@ -195,7 +214,7 @@ fn pairs_that_are_not_shown_any_more_are_not_kept() {
     life.registry = Registry::new();
     life.metrics = Metrics::register(&mut life.registry);
     life.found(9, &labels("outbound", "till", Some("new")), count(1, 1));
-    life.keep();
+    assert!(life.keep());
     assert_eq!(life.ledger.given.len(), 1);
     assert_eq!(Life::begin(&place).rows.len(), 1);
 }

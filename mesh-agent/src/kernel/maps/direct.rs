@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuHashMap, PerCpuValues, RingBuf};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, RingBuf};
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use mesh_common::{DirectEntry, DirectKey, Durations, EndedEvent, FlowCount, FlowKey, RefusalEvent, maps};
@@ -39,6 +39,7 @@ pub struct DirectMaps {
     /// Likewise.
     left: HashMap<MapData, DirectKey, u64>,
     flows: Mutex<PerCpuHashMap<MapData, FlowKey, FlowCount>>,
+    flows_id: Option<u32>,
     /// Taken by who follows it.
     events: Mutex<Option<RingBuf<MapData>>>,
     /// Likewise.
@@ -47,7 +48,13 @@ pub struct DirectMaps {
 
 impl DirectMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        // Before it is taken: as a typed map it does not tell any more.
+        let flows_id = match ebpf.map(maps::FLOWS) {
+            Some(Map::PerCpuHashMap(flows)) => flows.info().ok().map(|info| info.id()),
+            _ => None,
+        };
         Ok(Self {
+            flows_id,
             connections: take(ebpf, maps::DIRECT)?,
             left: take(ebpf, maps::LEFT)?,
             flows: Mutex::new(with_overflow(take(ebpf, maps::FLOWS)?)),
@@ -105,6 +112,11 @@ impl DirectMaps {
             // It may have gone by itself.
             let _ = flows.remove(key);
         }
+    }
+
+    /// The kernel's number of the map that [`flows`](Self::flows) reads, which is its own until the machine boots again.
+    pub fn flows_id(&self) -> Option<u32> {
+        self.flows_id
     }
 
     /// What all of them amount to.
