@@ -175,6 +175,9 @@ async fn forward(mut stream: TcpStream, head: &str, protocol: &str, to: Option<S
         let said = "failed to connect to localhost:15000 inside namespace: connection refused";
         sink.send(frame(1, said.as_bytes())).await.unwrap();
         let _ = sink.send(Message::Close(None)).await;
+        // Until the client has closed as well (RFC 6455, section 7.1.1): a socket that is closed with something unread takes back what
+        // it has said.
+        while let Some(Ok(_)) = source.next().await {}
         return;
     };
     let (mut from_pod, mut to_pod) = TcpStream::connect(to).await.unwrap().into_split();
