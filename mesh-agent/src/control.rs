@@ -44,6 +44,8 @@ pub struct Control {
     pub node: String,
     /// Published for the data path.
     pub world: Arc<ArcSwap<World>>,
+    /// The last of them that the kernel has been told of too: what people are shown.
+    pub lowered: Arc<ArcSwap<World>>,
     /// The kernel's maps.
     pub maps: Arc<Maps>,
     /// As the flags say.
@@ -184,6 +186,7 @@ impl Control {
             kept: source == Source::Cache,
         };
         self.lower(&world, differs).await;
+        self.lowered.store(world.clone());
         self.heard |= complete && source == Source::Controller;
         let turned = if mesh_touched || whole { self.settle(&world, source) } else { None };
         if world.is_complete() {

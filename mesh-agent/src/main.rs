@@ -245,6 +245,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     let mut registry = Registry::new();
     let All { metrics, observed, insides, repairs, earlier } = All::register(&mut registry);
     let world = Arc::new(ArcSwap::from_pointee(World::default()));
+    let lowered = Arc::new(ArcSwap::from_pointee(World::default()));
     let keeper = cache.and_then(|cache| cache.keep(world.clone(), settings.clone(), client.clone()));
     let cached_as_of = cached.as_ref().map(|cached| cached.as_of);
     let access =
@@ -321,6 +322,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
     let control = Control {
         node: node.clone(),
         world: world.clone(),
+        lowered: lowered.clone(),
         maps: maps.clone(),
         flags: by_flags,
         settings: settings.clone(),
@@ -350,6 +352,7 @@ async fn run(paths: &NodePaths, flags: &RunFlags, node: String) -> anyhow::Resul
         started,
         client,
         world,
+        lowered,
         pods,
         connections,
         direct,

@@ -6,13 +6,17 @@
 //! ```
 //!
 //! Anything that was read counts as a sign of life, not the answer alone: that may stand behind bulk. One timer per
-//! connection, looked at once per interval; a busy connection sends no PING.
+//! connection, looked at once per interval; a busy connection sends no PING. The verdict is not spoken before the socket has
+//! been read once more: a process (or its machine) that was stopped finds its own time over, and the answer waiting.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
+
+/// Between the timeout and the verdict: one turn of the connection, which reads what has come.
+const LAST_LOOK: Duration = Duration::from_millis(10);
 
 pub(crate) struct KeepAlive {
     pings: Option<h2::PingPong>,
@@ -23,6 +27,8 @@ pub(crate) struct KeepAlive {
     heard: u64,
     /// A PING is out, or should be, and nothing was read since.
     waiting: bool,
+    /// The timeout is over, and the connection is read once more.
+    doubtful: bool,
 }
 
 /// What a look at the clock found.
@@ -37,7 +43,7 @@ pub(crate) enum Look {
 impl KeepAlive {
     pub(crate) fn new(pings: Option<h2::PingPong>, interval: Duration, timeout: Duration) -> Self {
         let timer = Box::pin(tokio::time::sleep(interval));
-        Self { pings, interval, timeout, timer, heard: 0, waiting: false }
+        Self { pings, interval, timeout, timer, heard: 0, waiting: false, doubtful: false }
     }
 
     /// Ready whenever the timer fires. To be called *before* the connection is polled, which sends the PING, and again
@@ -47,8 +53,14 @@ impl KeepAlive {
         let alive = heard != self.heard;
         self.heard = heard;
         if !alive && self.waiting {
-            return Poll::Ready(Look::Dead);
+            if self.doubtful {
+                return Poll::Ready(Look::Dead);
+            }
+            self.doubtful = true;
+            self.timer.as_mut().reset(Instant::now() + LAST_LOOK);
+            return Poll::Ready(Look::Alive);
         }
+        self.doubtful = false;
         self.waiting = !alive;
         if self.waiting
             && let Some(pings) = &mut self.pings

@@ -61,6 +61,9 @@ pub struct Admin {
     pub client: Client,
     /// What it was told.
     pub world: Arc<ArcSwap<World>>,
+    /// What of it the kernel has been told, too. Workloads, Services and policies are shown by it: who sees one here may dial it, and the
+    /// hooks know it.
+    pub lowered: Arc<ArcSwap<World>>,
     /// The node's pods.
     pub pods: pods::Handle,
     /// The live table.
@@ -148,7 +151,7 @@ pub fn admin_routes(admin: &Arc<Admin>, registry: &Arc<Registry>) -> Routes {
         })
         .get(path::POLICIES, move |_| {
             let admin = policies.clone();
-            async move { Response::json(&policies::rows(&admin.world.load(), &admin.node)) }
+            async move { Response::json(&policies::rows(&admin.lowered.load(), &admin.node)) }
         })
         .get(path::EXPLAIN, move |request| {
             let admin = explained.clone();
@@ -253,7 +256,7 @@ impl Admin {
 
     fn workloads(&self) -> Vec<WorkloadRow> {
         let mut rows: Vec<WorkloadRow> = self
-            .world
+            .lowered
             .load()
             .workloads()
             .map(|workload| WorkloadRow {
@@ -273,7 +276,7 @@ impl Admin {
 
     fn services(&self) -> Vec<ServiceRow> {
         let mut rows: Vec<ServiceRow> =
-            self.world.load().services().map(|service| ServiceRow::from(&**service)).collect();
+            self.lowered.load().services().map(|service| ServiceRow::from(&**service)).collect();
         rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         rows
     }

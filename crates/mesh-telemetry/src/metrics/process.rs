@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -30,6 +31,9 @@ const METRICS: [(&str, &str, &str); 7] = [
     (MAX_FDS, "File descriptors that may be open (soft limit)", "gauge"),
     (START, "When the process started, in seconds since the epoch", "gauge"),
 ];
+
+/// Worked out once: two readings of two clocks never quite agree, and a start that moves is a restart to who watches it.
+static STARTED: OnceLock<Option<f64>> = OnceLock::new();
 
 #[derive(Debug)]
 pub(super) struct Process;
@@ -68,7 +72,7 @@ impl Collector for Process {
             put(&mut encoder, RESIDENT, &ConstGauge::new((stat.resident_pages * page) as i64))?;
             put(&mut encoder, VIRTUAL, &ConstGauge::new(stat.virtual_size as i64))?;
             put(&mut encoder, THREADS, &ConstGauge::new(stat.threads))?;
-            if let Some(start) = started(stat.start_ticks as f64 / ticks as f64) {
+            if let Some(start) = *STARTED.get_or_init(|| started(stat.start_ticks as f64 / ticks as f64)) {
                 put(&mut encoder, START, &ConstGauge::new(start))?;
             }
         }
@@ -121,7 +125,7 @@ fn started(after_boot: f64) -> Option<f64> {
     let uptime: f64 =
         fs::read_to_string("/proc/uptime").ok()?.split_ascii_whitespace().next()?.parse().ok()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
-    // To the tenth: both sources have hundredths, and what is read between them would make it wander.
+    // To the tenth: both sources have hundredths.
     Some(((now - uptime + after_boot) * 10.0).round() / 10.0)
 }
 

@@ -26,6 +26,11 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// than the one that the watch was in.
 const GIVE_UP: u32 = 3;
 
+/// Is the history that was asked for gone (410)?
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
+}
+
 /// Follows one kind.
 pub(super) struct Follower {
     kind: Kind,
@@ -69,6 +74,10 @@ impl Follower {
                         }
                     }
                     Err(error) => {
+                        // The server is there: it is asked for a list soon, whatever it was before.
+                        if is_expired(&error) {
+                            wait = SHORTEST;
+                        }
                         refused += u32::from(self.complain(&error).await);
                         tokio::time::sleep(wait).await;
                         wait = (wait * 2).min(LONGEST);
@@ -153,7 +162,7 @@ impl Follower {
                 ("watch", Some(error))
             }
             // Expired: listed anew, and compared.
-            watcher::Error::WatchError(status) if status.code == 410 => {
+            _ if is_expired(error) => {
                 tracing::info!(kind = self.kind.name, "the watch expired: listing anew");
                 return false;
             }
