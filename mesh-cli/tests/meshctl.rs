@@ -239,7 +239,10 @@ fn check_runs_the_preflight_itself_where_no_agent_answers() {
 fn check_of_another_machine_never_reports_this_one() {
     let (directory, meshctl) = with_mesh_agent("#!/bin/sh\nprintf '{\"ok\":true,\"checks\":[]}'\n");
     let kubeconfig = directory.path().join("kubeconfig");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else is given the port, and not listening.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = taken.local_addr().unwrap();
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": format!("http://{closed}")}}],

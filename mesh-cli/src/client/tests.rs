@@ -206,7 +206,10 @@ fn an_address_is_asked_with_mutual_tls_and_who_is_not_let_in_is_told_so() {
     }
     let missing = TlsFiles { key: "/nowhere/key.pem".into(), ..files[1].clone() };
     assert!(matches!(ask(&here, &missing, "localhost").unwrap_err(), ClientError::Files(_)));
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // Bound, so that nobody else is given the port, and not listening.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = taken.local_addr().unwrap().to_string();
     let error = ask(&nobody, &files[1], "localhost").unwrap_err();
     assert!(error.is_unreachable() && error.to_string().contains(&nobody), "{error}");
 }

@@ -366,8 +366,14 @@ fn a_file_that_is_being_written_is_not_looked_at_before_it_is_closed() {
     followed.quiet();
     file.write_all(&text_a.as_bytes()[20..]).unwrap();
     new.write_all(&text_b.as_bytes()[20..]).unwrap();
+    // Two closes, which may come to one batch or two.
     drop((file, new));
-    assert_eq!(addresses(&followed.next().changes), ["10.0.0.2", "10.0.0.3"]);
+    let mut seen = addresses(&followed.next().changes);
+    if seen.len() == 1 {
+        seen.extend(addresses(&followed.next().changes));
+    }
+    seen.sort();
+    assert_eq!(seen, ["10.0.0.2", "10.0.0.3"]);
 }
 
 #[test]

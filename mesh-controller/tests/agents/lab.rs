@@ -12,6 +12,7 @@ use mesh_controller::run::{Controller, RunError};
 use mesh_model::{Service, ServiceKey, Tunnel, Uid, Workload, World};
 use mesh_telemetry::shutdown::Shutdown;
 use mesh_xds::{Client, ClientConfig, Event};
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -20,7 +21,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct Lab {
     dir: tempfile::TempDir,
     running: Option<Running>,
-    port: u16,
+    /// Holds the port for the controller over its restarts: bound with `SO_REUSEADDR` and not listening, it lets a listener
+    /// with the same in beside it, and nobody else is given the port.
+    port: TcpSocket,
     flags: Vec<String>,
 }
 
@@ -41,7 +44,10 @@ impl Lab {
     pub fn stopped() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("objects")).unwrap();
-        let lab = Self { dir, running: None, port: 0, flags: Vec::new() };
+        let port = TcpSocket::new_v4().unwrap();
+        port.set_reuseaddr(true).unwrap();
+        port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let lab = Self { dir, running: None, port, flags: Vec::new() };
         lab.private("tokens", "# node token\none token-of-one\ntwo token-of-two\n\nthree token-of-three\n");
         lab
     }
@@ -59,7 +65,7 @@ impl Lab {
         let mut flags = vec![
             "mesh-controller".to_owned(),
             format!("--dir={}", path("objects")),
-            format!("--listen=127.0.0.1:{}", self.port),
+            format!("--listen={}", self.address()),
             format!("--state-dir={}", path("state")),
             format!("--agent-tokens={}", path("tokens")),
             format!("--admin-socket={}", path("admin.sock")),
@@ -69,7 +75,7 @@ impl Lab {
         let config = Config::try_parse_from(flags).unwrap();
         let shutdown = Shutdown::new();
         let controller = Controller::open(&config, shutdown.clone()).await?;
-        self.port = controller.local_addr().unwrap().port();
+        assert_eq!(controller.local_addr().unwrap(), self.address());
         let metrics = controller.metrics_addr().unwrap();
         let task = tokio::spawn(controller.run());
         self.running = Some(Running { shutdown, task, metrics });
@@ -80,6 +86,10 @@ impl Lab {
         let running = self.running.take().unwrap();
         running.shutdown.trigger();
         tokio::time::timeout(DEADLINE, running.task).await.unwrap().unwrap().unwrap();
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.port.local_addr().unwrap()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -108,8 +118,7 @@ impl Lab {
     pub fn agent_config(&self, node: &str) -> ClientConfig {
         let token = format!("token-{node}");
         self.private(&token, &format!("token-of-{node}\n"));
-        let address = format!("127.0.0.1:{}", self.port);
-        ClientConfig::new(address, self.path("state/root.pem"), self.path(&token), node)
+        ClientConfig::new(self.address().to_string(), self.path("state/root.pem"), self.path(&token), node)
     }
 
     pub fn agent(&self, node: &str) -> Agent {
@@ -233,6 +242,11 @@ impl Agent {
 
     pub fn updates(&self) -> usize {
         self.seen.lock().unwrap().updates.len()
+    }
+
+    /// How many workloads it knows.
+    pub fn workloads(&self) -> usize {
+        self.seen.lock().unwrap().world.workloads().count()
     }
 
     pub async fn whole(&self) {

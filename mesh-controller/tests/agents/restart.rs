@@ -53,9 +53,14 @@ async fn an_agent_that_resumes_is_sent_only_what_differs() {
     let before = two.updates();
     lab.start_controller().await;
     eventually("an update", || (two.updates() > before).then_some(()).ok_or(two.errors())).await;
+    let applied = || (one.client.status().applied, two.client.status().applied);
+    eventually("the other", || match applied() {
+        (one, two) if one == two => Ok(()),
+        other => Err(other),
+    })
+    .await;
     settle().await;
     assert_eq!(two.updates() - before, 1, "the marker alone");
-    assert_eq!(two.client.status().applied, one.client.status().applied);
 
     // A new process with a cache on disk.
     let mut config = lab.agent_config("three");
@@ -75,7 +80,8 @@ async fn a_controller_that_starts_late_is_found_soon() {
     lab.start_controller().await;
     let start = std::time::Instant::now();
     one.whole().await;
-    assert!(start.elapsed().as_millis() < 1_500, "{:?}", start.elapsed());
+    // Half of the time it was away, by its backoff; more than this by none that grows further.
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

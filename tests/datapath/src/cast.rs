@@ -90,19 +90,5 @@ pub fn service(lab: &Lab, pod: &Pod, name: &str, ports: &[(u16, u16)]) -> Result
 
 /// Waits until every agent knows the Service with so many addresses as endpoints.
 pub fn await_endpoints(lab: &Lab, service: &Service, count: usize) -> Result<()> {
-    let address = service.v4().to_string();
-    for agent in lab.agents() {
-        lab::eventually(std::time::Duration::from_secs(20), || {
-            let services = agent.admin("/v1/services").map_err(|error| format!("{error:#}"))?;
-            let known = services.as_array().into_iter().flatten().find(|known| {
-                known["addresses"].as_array().is_some_and(|all| all.iter().any(|one| one == &address))
-            });
-            match known {
-                Some(known) if known["endpoints"].as_array().is_some_and(|all| all.len() == count) => Ok(()),
-                Some(known) => Err(known.to_string()),
-                None => Err(format!("the agent on {} does not know {address}", agent.node())),
-            }
-        })?;
-    }
-    Ok(())
+    service.await_endpoints(lab, count)
 }

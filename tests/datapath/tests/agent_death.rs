@@ -108,6 +108,10 @@ fn reset(pod: &Pod, to: SocketAddr) -> Result<usize> {
         let mut stream = match pod.connect(to, STEP)? {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => continue,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                late += 1;
+                continue;
+            }
             Err(error) => bail!("try {number} to {to}: {error}"),
         };
         stream.set_read_timeout(Some(STEP))?;

@@ -196,8 +196,8 @@ fn controller(lab: &Lab) -> Result<Vec<OsString>> {
 /// A new pod whose program dials as its first instruction: how long it was refused.
 fn first_instruction(lab: &Lab, key: &str, to: SocketAddr) -> Result<String> {
     let scheduled = lab.pod(key).schedule()?;
-    let (_pod, process) = scheduled.launch(["weft-lab-peer", "first-instruction", &to.to_string()])?;
-    let seen: Value = process.wait(Duration::from_secs(10))?.ok()?.json()?;
+    let (_pod, process) = scheduled.launch(["weft-lab-peer", "first-instruction", &to.to_string(), "30"])?;
+    let seen: Value = process.wait(Duration::from_secs(60))?.ok()?.json()?;
     ensure!(seen["connected"] == true && seen["end"] == "line", "{seen}");
     let refusals = seen["refusals"].as_array().map_or(0, Vec::len);
     let milliseconds = seen["connected_us"].as_u64().unwrap_or_default() as f64 / 1000.0;

@@ -21,9 +21,9 @@ fn by_every_address(lab: &Lab) -> Result<()> {
     let web = lab.pod("shop/web").node("b").service_account("web").label("app", "web").start()?;
     let client = lab.pod("shop/client").node("a").service_account("client").start()?;
     let _nginx = nginx(&web).port(8080).file("secret", SECRET).start()?;
-    let service = lab.service("shop/web").port(80, 8080).select("app", "web").create()?;
     lab.await_captured(&client)?;
     lab.await_peers_tunnel(&web)?;
+    let service = datapath::cast::service(lab, &web, "web", &[(80, 8080)])?;
 
     let wire = lab.capture_wire("b")?;
     let mut table = Table::new("curl_reaches_nginx_by_every_address");

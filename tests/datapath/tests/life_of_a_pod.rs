@@ -39,7 +39,7 @@ fn every_container_of_a_pod_is_in_the_mesh_as_the_pod() {
         let banner = server.at(BANNER).to_string();
         table.row("an init container that dials as its first instruction, and ends", || {
             for _ in 0..2 {
-                let words = ["weft-lab-peer", "first-instruction", &banner];
+                let words = ["weft-lab-peer", "first-instruction", &banner, "30"];
                 let seen: Value = pod.command_in_new_container(words)?.run()?.ok()?.json()?;
                 ensure!(seen["connected"] == true && seen["end"] == "line", "{seen}");
             }

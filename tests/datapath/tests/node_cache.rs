@@ -125,7 +125,7 @@ fn agents_serve_from_the_cache_without_a_controller() {
                     if killed {
                         agent.kill();
                     } else {
-                        agent.stop(STEP)?;
+                        agent.stop(BACK)?;
                     }
                     make_old(agent, Duration::from_secs(7_200))?;
                 }
@@ -227,7 +227,7 @@ fn a_cache_that_is_not_whole_is_ignored() {
         let shop = Shop::open(lab)?;
         let agent = lab.agent("a");
         lab.controller().kill();
-        agent.stop(STEP)?;
+        agent.stop(BACK)?;
         let good = std::fs::read(kept::file(agent))?;
         let mut told = log(lab, agent).matches("ignoring this node's cache").count();
         for (what, bytes, why) in spoilt(lab, &good)? {
@@ -243,7 +243,7 @@ fn a_cache_that_is_not_whole_is_ignored() {
                 ensure!(status["world"]["workloads"] == 0, "half of it was loaded: {}", status["world"]);
                 ensure!(status["world"]["cached_seconds"].is_null(), "{}", status["world"]);
                 refused(&shop.client, at(&shop.web))?;
-                agent.stop(STEP)?;
+                agent.stop(BACK)?;
                 let text = log(lab, agent);
                 let warnings: Vec<_> =
                     text.lines().filter(|it| it.contains("ignoring this node's cache")).collect();

@@ -69,7 +69,7 @@ impl<'a> Stage<'a> {
     }
 
     fn behind(&self, written: Written) -> Result<()> {
-        written.slice(HTTP, &[endpoint(self.server.v4(), "")]).put(self.lab)
+        written.slice(HTTP, &[endpoint(self.server.v4(), "")]).put_known(self.lab, self.lab.agent("a"))
     }
 }
 
@@ -104,7 +104,9 @@ fn outer(stage: &Stage<'_>, table: &mut Table) {
     table.row("load balancer's address without an endpoint: refused by connect", || {
         let status = "loadBalancer: {ingress: [{ip: 198.51.100.13}]}";
         let spec = format!("type: LoadBalancer, clusterIP: 10.96.201.2, {PORTS}");
-        Written::labelled("idle", "", &spec, status).slice(HTTP, &[]).put(stage.lab)?;
+        Written::labelled("idle", "", &spec, status)
+            .slice(HTTP, &[])
+            .put_known(stage.lab, stage.lab.agent("a"))?;
         refused_for(stage.lab.agent("a"), client, at("198.51.100.13", 80)?, "refused", "no_endpoint")
     });
     table.row("external IP, and another port of it that is somebody else's", || {
@@ -227,7 +229,7 @@ fn another_proxy(stage: &Stage<'_>, table: &mut Table) {
     table.row("an endpoint that is a Service's address: refused, never plain text", || {
         Written::new("looped", &format!("clusterIP: 10.96.201.20, {PORTS}"))
             .slice("{name: http, port: 80}", &[endpoint("10.96.201.1".parse::<IpAddr>()?, "")])
-            .put(stage.lab)?;
+            .put_known(stage.lab, stage.lab.agent("a"))?;
         refused_for(stage.lab.agent("a"), client, at("10.96.201.20", 80)?, "reset", "service_loop")
     });
 }
@@ -237,7 +239,7 @@ fn outside(stage: &Stage<'_>, table: &mut Table) {
     table.row("endpoints that are no pods: a database, the kubernetes Service", || {
         Written::new("db", "clusterIP: 10.96.201.30, ports: [{name: sql, port: 5432}]")
             .slice("{name: sql, port: 5432}", &[endpoint("192.0.2.40".parse::<IpAddr>()?, "")])
-            .put(stage.lab)?;
+            .put_known(stage.lab, stage.lab.agent("a"))?;
         leads_to(client, at("10.96.201.30", 5432)?, &["database"])?;
         let node = stage.lab.node("b");
         let server = SocketAddr::new(node.v4().into(), 6443);
@@ -269,7 +271,7 @@ fn outside(stage: &Stage<'_>, table: &mut Table) {
         Written::new("blend", "clusterIP: 10.96.201.32, ports: [{name: x, port: 80}]")
             .slice("{name: x, port: 7001}", &[endpoint(stage.server.v4(), "")])
             .slice("{name: x, port: 5432}", &[endpoint("192.0.2.40".parse::<IpAddr>()?, "")])
-            .put(stage.lab)?;
+            .put_known(stage.lab, stage.lab.agent("a"))?;
         leads_to(client, at("10.96.201.32", 80)?, &["server", "database"])
     });
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use datapath::conversation::{Host, dial, say};
 use datapath::seen::{connection, identity, watch_syns};
-use datapath::services::{Written, endpoint, leads_to, outcome};
+use datapath::services::{Written, endpoint, outcome, refused_for};
 use datapath::socket_lb::{By, attach};
 use lab::row::Table;
 use lab::{Lab, Pod};
@@ -69,7 +69,8 @@ fn beside(lab: &Lab) -> Result<()> {
     let mut table = Table::new(TEST);
     let mut plain = None;
     table.row("without it", || {
-        leads_to(&stage.client, SocketAddr::new(stage.services[0].ip(), 81), &["refused"])?;
+        let other_port = SocketAddr::new(stage.services[0].ip(), 81);
+        refused_for(stage.lab.agent("a"), &stage.client, other_port, "refused", "no_service_port")?;
         let seen = stage.seen(Sees::Service)?;
         plain = Some(seen.clone());
         Ok(seen)

@@ -158,7 +158,12 @@ fn rules_and_routes_cut_off_and_never_around() {
             table.row(&format!("a qdisc on {device} that drops everything"), || {
                 await_no_tunnel(stage)?;
                 let rule = format!("tc qdisc replace dev {device} root pfifo limit 0");
-                with(stage, &rule, &format!("tc qdisc del dev {device} root"), fruitless)
+                with(
+                    stage,
+                    &rule,
+                    &format!("{{ {NO_TUNNEL}; }} || true; tc qdisc del dev {device} root"),
+                    fruitless,
+                )
             });
         }
         let filters = [
@@ -167,7 +172,7 @@ fn rules_and_routes_cut_off_and_never_around() {
             ("15104 to 15135 dropped by tc", "lo", "match ip dport 15104 0xffe0 action drop"),
         ];
         for (name, device, filter) in filters {
-            let undo = format!("tc qdisc del dev {device} clsact");
+            let undo = format!("{{ {NO_TUNNEL}; }} || true; tc qdisc del dev {device} clsact");
             let rule = format!("tc filter add dev {device} egress protocol ip u32 {filter}");
             stage.sh(&format!("tc qdisc add dev {device} clsact"))?;
             if let Err(error) = stage.sh(&rule) {
@@ -188,10 +193,13 @@ fn rules_and_routes_cut_off_and_never_around() {
     });
 }
 
+/// Ends the tunnels that are open, and those that are being dialled: what keeps them from coming up is taken away next.
+const NO_TUNNEL: &str = "ss -K dst :15008 >/dev/null 2>&1 || ss -K dport = 15008 >/dev/null";
+
 /// Takes down the tunnels that are open and idle, so that the next connection needs a new one.
 fn await_no_tunnel(stage: &Stage<'_>) -> Result<()> {
     stage::quiet(stage.near())?;
-    stage.sh("ss -K dst :15008 >/dev/null 2>&1 || ss -K dport = 15008 >/dev/null")?;
+    stage.sh(NO_TUNNEL)?;
     Ok(())
 }
 

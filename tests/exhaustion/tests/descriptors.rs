@@ -94,7 +94,7 @@ fn starves(lab: &Lab, node: &str, from: &Pod, to: SocketAddr) -> Result<String> 
 
 /// Six listeners a pod: with less than that it cannot be taken in.
 fn late_pod(lab: &Lab, cast: &Cast) -> Result<String> {
-    let starved = Starved::leave(lab.agent("a"), 4)?;
+    let starved = Starved::leave(lab.agent("a"), 0)?;
     let pod = lab.pod("shop/late").node("a").start()?;
     let to = SocketAddr::new(cast.server.v4().into(), PORT);
     let report = seen::burst(&pod, to, 1, 1, false)?;

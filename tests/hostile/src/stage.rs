@@ -57,7 +57,7 @@ impl<'a> Stage<'a> {
         lab.await_captured(&server)?;
         lab.await_excluded(&mallory)?;
         lab.await_peers_tunnel(&server)?;
-        let echo = server.spawn(["weft-lab-peer", "echo", "--listen", &ECHO.to_string()])?;
+        let echo = server.spawn(["weft-lab-peer", "echo-many", "--listen", &ECHO.to_string()])?;
         server.await_listening(ECHO, PATIENCE)?;
         let ca = Ca::of_mesh(lab)?;
         let own = ca.sign(&Leaf::of(&[&identity("yard", "mallory")])?)?;

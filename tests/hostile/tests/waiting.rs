@@ -64,7 +64,8 @@ fn idle_handshakes(table: &mut Table, stage: &Stage<'_>) {
         let now = Holding::of(stage.agent())?;
         let more = now.descriptors.saturating_sub(before.descriptors);
         ensure!(more <= AT_ONCE + 200, "{more} descriptors more than before");
-        let grown = before.grown(stage.agent(), 32)?;
+        // For each of those that may wait, as below.
+        let grown = before.grown(stage.agent(), 40 * AT_ONCE / 1024)?;
         Ok(format!("dialled in {} ms, {room} made room, {more} descriptors, {grown} KiB", took.as_millis()))
     });
     table.row("newcomers get a place among them", || {

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -256,12 +257,23 @@ impl Drop for ApiServer {
     }
 }
 
-/// Three ports of loopback that are free now, all different.
-fn free_ports() -> Result<[u16; 3]> {
-    let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
-    let mut ports = [0; 3];
-    for (port, socket) in ports.iter_mut().zip(sockets) {
-        *port = socket?.local_addr()?.port();
+/// Ports of loopback that are free now, all different, for somebody who listens there later. They are below those that the
+/// kernel gives who asks for any (ip_local_port_range, from 32768), and this process gives each of them once.
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    const FROM: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Processes beside each other begin in different places.
+    let first = std::process::id().wrapping_mul(397) % COUNT;
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let free = |given: u32| {
+            let port = u16::try_from(FROM + (first + given) % COUNT).ok()?;
+            TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+        };
+        *port = (0..COUNT)
+            .find_map(|_| free(GIVEN.fetch_add(1, Ordering::Relaxed)))
+            .context("no port of loopback is free")?;
     }
     Ok(ports)
 }

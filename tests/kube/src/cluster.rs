@@ -249,6 +249,9 @@ impl ClusterBuilder {
     }
 }
 
+/// How long an API server may take to serve a kind that it has accepted.
+const SERVED: Duration = Duration::from_secs(60);
+
 /// `helm install` of charts.
 fn install(api: &ApiServer, releases: &[(&str, &str)], values: &[String]) -> Result<()> {
     let domain = format!("meshConfig.trustDomain={TRUST_DOMAIN}");
@@ -261,6 +264,11 @@ fn install(api: &ApiServer, releases: &[(&str, &str)], values: &[String]) -> Res
             arguments.extend(values.iter().flat_map(|value| ["--set", value.as_str()]));
         }
         api.helm(&arguments)?;
+        if release == "weft-crds" {
+            // A definition that is established may not be served for another moment.
+            let kinds = ["get", "authorizationpolicies,meshconfigs,nodestates"];
+            lab::eventually(SERVED, || api.kubectl(&kinds).map_err(|error| format!("{error:#}")))?;
+        }
     }
     Ok(())
 }

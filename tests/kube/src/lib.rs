@@ -22,7 +22,7 @@ mod shop;
 pub mod tools;
 pub mod traffic;
 
-pub use apiserver::{ApiServer, Options};
+pub use apiserver::{ApiServer, Options, free_ports};
 pub use audit::Request;
 pub use cluster::{Access, Cluster, ClusterBuilder};
 pub use objects::Objects;

@@ -30,6 +30,7 @@ impl Shop {
             cluster.await_captured(pod)?;
         }
         cluster.await_peers_tunnel(&web)?;
+        service.await_endpoints(cluster, 2)?;
         let to = service.v4().into();
         let traffic = Traffic::start(&web, 8080, &[(&far, to, 80), (&near, to, 80)])?;
         traffic.await_more(20)?;

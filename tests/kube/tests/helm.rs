@@ -87,7 +87,7 @@ fn a_node_whose_agent_is_dead_is_named_and_reset_frees_it() {
     if !kube_tests::ready("a_node_whose_agent_is_dead_is_named_and_reset_frees_it") {
         return;
     }
-    Cluster::builder().node("a").node("b").value("uninstall.timeout=8s").run(|cluster| {
+    Cluster::builder().node("a").node("b").value("uninstall.timeout=15s").run(|cluster| {
         let traffic = Shop::open(cluster)?.traffic;
         traffic.close()?;
         cluster.agent("b").kill();

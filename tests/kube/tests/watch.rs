@@ -204,7 +204,10 @@ fn missing_definitions_are_one_line_with_the_remedy_and_are_waited_for() {
     let agent = home.agent("one", &controller);
     agent.is_enrolled(&web, true);
     let log = controller.log();
-    let said = log.lines().filter(|line| line.contains("meshconfigs.weft.dev")).count();
+    let said = log
+        .lines()
+        .filter(|line| line.contains("meshconfigs.weft.dev") && line.contains("CustomResourceDefinitions"))
+        .count();
     assert_eq!(said, 1, "{log}");
 }
 

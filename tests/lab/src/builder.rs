@@ -1,5 +1,6 @@
 //! From a description to a lab that runs.
 
+use std::any::Any;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Child, Command, Stdio};
@@ -116,7 +117,10 @@ impl LabBuilder {
                 panic!("{failure}");
             }
             Err(panic) => {
-                lab.show_failure("");
+                let failure = message(&*panic);
+                lab.show_failure(failure);
+                // Once more after the logs: where output is cut, its end is what is kept.
+                eprintln!("{failure}");
                 resume_unwind(panic);
             }
         }
@@ -186,4 +190,10 @@ fn mount_bpffs() -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=700"))
         .with_context(|| format!("mount the BPF file system on {BPFFS}"))
+}
+
+/// What a panic said.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }

@@ -25,8 +25,8 @@ use crate::{eventually, kubeproxy, signals, teardown};
 
 /// The label by which an operator puts a namespace or pod into the mesh.
 pub(crate) const CAPTURE_LABEL: &str = "weft.dev/capture";
-/// How long the mesh may take for anything that it is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the mesh may take for anything that it is waited for: only what hangs takes so long, on however slow a machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The API server's view, and the nodes.
 #[derive(Debug)]

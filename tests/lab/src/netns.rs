@@ -99,11 +99,10 @@ pub(crate) fn in_netns<T: Send>(netns: BorrowedFd<'_>, inside: impl FnOnce() -> 
 
 fn in_own_thread<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
-        scope.spawn(run).join().unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(anyhow!("a thread panicked: {}", text.unwrap_or_default()))
-        })
+        scope
+            .spawn(run)
+            .join()
+            .unwrap_or_else(|panic| Err(anyhow!("a thread panicked: {}", crate::builder::message(&*panic))))
     })
 }
 

@@ -374,7 +374,7 @@ fn settle(address: Ipv6Addr) -> Result<()> {
     };
     let start = std::time::Instant::now();
     while !std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?.lines().any(leads_to_itself) {
-        if start.elapsed() > std::time::Duration::from_secs(5) {
+        if start.elapsed() > std::time::Duration::from_secs(30) {
             bail!("{address} has no route to itself");
         }
         std::thread::sleep(std::time::Duration::from_micros(200));

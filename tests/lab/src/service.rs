@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use crate::eventually;
 use crate::kubeproxy::Forward;
-use crate::lab::World;
+use crate::lab::{Lab, PATIENCE, World};
 use crate::objects::{self, Words};
 use crate::pod::Pod;
 
@@ -117,6 +118,27 @@ impl Service {
     /// Its IPv6 address.
     pub fn v6(&self) -> Ipv6Addr {
         self.spec.v6
+    }
+
+    /// Waits until every agent knows it with so many addresses as endpoints.
+    pub fn await_endpoints(&self, lab: &Lab, count: usize) -> Result<()> {
+        let address = self.v4().to_string();
+        for agent in lab.agents() {
+            eventually(PATIENCE, || {
+                let services = agent.admin("/v1/services").map_err(|error| format!("{error:#}"))?;
+                let known = services.as_array().into_iter().flatten().find(|known| {
+                    known["addresses"].as_array().is_some_and(|all| all.iter().any(|one| one == &address))
+                });
+                match known {
+                    Some(known) if known["endpoints"].as_array().is_some_and(|all| all.len() == count) => {
+                        Ok(())
+                    }
+                    Some(known) => Err(known.to_string()),
+                    None => Err(format!("the agent on {} does not know {address}", agent.node())),
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// Takes it away.

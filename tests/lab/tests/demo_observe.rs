@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lab::{Place, eventually, teardown};
@@ -53,6 +54,12 @@ fn await_gone(text: &str) {
     eventually(Duration::from_secs(10), gone).unwrap();
 }
 
+/// One test after the other: a demo that is over is told by its Prometheus's port, which the next one takes.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Takes a kept demo away also when the test fails.
 struct Kept(Place);
 
@@ -67,6 +74,7 @@ fn prometheus_sees_every_kind_of_traffic_and_nothing_stays() {
     if !ready("prometheus_sees_every_kind_of_traffic_and_nothing_stays") {
         return;
     }
+    let _turn = turn();
     let output = demo(&["--seconds", "30"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
@@ -82,6 +90,7 @@ fn a_kept_one_goes_on_and_ctrl_c_ends_one_that_is_not() {
     if !ready("a_kept_one_goes_on_and_ctrl_c_ends_one_that_is_not") {
         return;
     }
+    let _turn = turn();
     let output = demo(&["--keep"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let kept = Kept(place(&text));

@@ -207,12 +207,13 @@ fn details(stage: &Stage<'_>, a: &Meshctl, b: &Meshctl, table: &mut Table) {
     });
     table.row("log-level: set, put back by itself, reset, a bad filter", || {
         let at_start = a.rows("log-level")?[0].clone();
-        a.text("log-level debug --for 2s")?;
+        a.text("log-level debug --for 60s")?;
         let now = a.rows("log-level")?[0].clone();
         ensure!(
             now["filter"] == "debug" && now["start"] == at_start["start"] && now["until"].is_string(),
             "{now}"
         );
+        a.text("log-level debug --for 1s")?;
         eventually(SOON, || match a.rows("log-level") {
             Ok(rows) if rows[0] == at_start => Ok(()),
             other => Err(format!("{other:?}")),

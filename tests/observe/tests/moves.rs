@@ -296,8 +296,14 @@ fn series(story: &mut Story<'_>, stage: &Stage<'_>) -> Result<()> {
     })?;
     story.when("there is no more room", &[(A, "weft_metric_overflows_total", &[], Up)], || {
         for number in 0..SERVICES {
-            let service = lab.service(&format!("shop/many-{number}")).port(80, PORT).select("app", "guest");
+            let name = format!("many-{number}");
+            let service = lab.service(&format!("shop/{name}")).port(80, PORT).select("app", "guest");
             let to = SocketAddr::new(service.create()?.v4().into(), 80);
+            eventually(SOON, || {
+                let rows = lab.agent("a").admin("/v1/services").map_err(|error| format!("{error:#}"))?;
+                let has = rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == *name));
+                if has { Ok(()) } else { Err(format!("no Service {name}")) }
+            })?;
             eventually(STEP, || open(&stage.client, to).map_err(|error| format!("{error:#}")))?;
         }
         Ok(())

@@ -21,7 +21,10 @@ fn selector((node, direction, security): (&str, &str, &str), more: &str) -> Stri
     format!("{{instance=\"{node}\",direction=\"{direction}\",security=\"{security}\"{more}}}")
 }
 
+/// No series is zero, but not while a scrape has failed: then there is none of anything.
 fn sum(prometheus: &Prometheus, name: &str, selector: &str) -> Result<f64> {
+    let up = prometheus.query("min(up)")?;
+    ensure!(up.first().is_some_and(|up| up.value == 1.0), "a scrape has failed: {up:?}");
     let samples = prometheus.query(&format!("sum({name}{selector})"))?;
     Ok(samples.first().map_or(0.0, |sample| sample.value))
 }
@@ -48,10 +51,9 @@ fn prometheus_sums_up_what_was_sent() {
         let ways = stage.ways();
         // What was there before is in the second scrape from now, whichever way it took.
         std::thread::sleep(Duration::from_secs(3));
-        let before: Vec<Vec<[f64; 3]>> = ways
-            .iter()
-            .map(|way| way.seen.iter().map(|seen| now(*seen, "")).collect())
-            .collect::<Result<_>>()?;
+        let is = |seen| eventually(FRESH, || now(seen, "").map_err(|error| format!("{error:#}")));
+        let before: Vec<Vec<[f64; 3]>> =
+            ways.iter().map(|way| way.seen.iter().map(|seen| is(*seen)).collect()).collect::<Result<_>>()?;
         const CONNECTIONS: usize = 120;
         std::thread::scope(|scope| {
             let talks: Vec<_> = ways
@@ -91,7 +93,7 @@ fn prometheus_sums_up_what_was_sent() {
         for way in &ways {
             table.row(&format!("{}: what is open is counted while it is open", way.name), || {
                 let seen = way.seen[0];
-                let before = now(seen, "")?;
+                let before = is(seen)?;
                 let _open = open(&way.from, SocketAddr::new(way.to.v4().into(), PORT))?;
                 let wanted = (2 * BYTES) as f64;
                 eventually(FRESH, || {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Limits {
     /// A group is meant to end within this.
     pub(super) expected: Duration,
-    /// A group is ended after this.
+    /// A program is ended after this: one that hangs, on however slow a machine.
     pub(super) hard: Duration,
     /// How long a program that was told to end may clean up.
     pub(super) grace: Duration,
@@ -102,6 +102,7 @@ impl Watched<'_> {
     }
 
     fn watch(&self, child: &mut Child, lines: &Receiver<String>, seen: &mut Seen) -> Result<ExitStatus> {
+        let started = Instant::now();
         let mut warned = self.since.elapsed() > self.limits.expected;
         let mut told: Option<Instant> = None;
         loop {
@@ -130,9 +131,9 @@ impl Watched<'_> {
                         let signal = Signal::try_from(signal).unwrap_or(Signal::SIGTERM);
                         process::signal_to(group_of(child), signal);
                         told = Some(Instant::now());
-                    } else if self.since.elapsed() > self.limits.hard {
+                    } else if started.elapsed() > self.limits.hard {
                         let seconds = self.limits.hard.as_secs();
-                        seen.end = Some(format!("ended: its group took more than {seconds} s"));
+                        seen.end = Some(format!("ended: it took more than {seconds} s"));
                         process::signal_to(group_of(child), Signal::SIGTERM);
                         told = Some(Instant::now());
                     }

@@ -211,12 +211,15 @@ async fn a_connection_that_dies_is_an_error_and_never_a_clean_end() {
 #[tokio::test]
 async fn a_reset_reaches_the_other_end_as_a_reset() {
     let (seen, mut saw) = tokio::sync::mpsc::unbounded_channel();
+    let got = Arc::new(tokio::sync::Notify::new());
+    let server_got = got.clone();
     let server = Server::start(ServerConfig::default(), move |request| {
-        let seen = seen.clone();
+        let (seen, got_it) = (seen.clone(), server_got.clone());
         async move {
             let (mut sink, mut source) = request.accept().split();
             sink.open();
             receive(&mut source, 3).await;
+            got_it.notify_one();
             let reset = std::future::poll_fn(|cx| sink.poll_reset(cx)).await;
             let end = next(&mut source).await.map(|end| end.map_err(|error| error.reason()));
             seen.send((reset.reason(), end)).unwrap();
@@ -226,9 +229,9 @@ async fn a_reset_reaches_the_other_end_as_a_reset() {
     .await;
     let (mut sink, _source) = pool().open(&1, &server.dial, request()).await.unwrap().split();
     send(&mut sink, Bytes::from_static(b"one")).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    got.notified().await;
     sink.reset(crate::ResetCode::Cancel);
-    let (reset, end) = saw.recv().await.unwrap();
+    let (reset, end) = tokio::time::timeout(Duration::from_secs(20), saw.recv()).await.unwrap().unwrap();
     assert_eq!(reset, mesh_model::Reason::Reset);
     assert_eq!(end, Some(Err(mesh_model::Reason::Reset)));
 }
@@ -280,18 +283,16 @@ async fn a_maker_that_is_dropped_hands_over() {
 #[tokio::test]
 async fn failures_are_told_apart() {
     let server = Server::echo().await;
-    let reason = async |dial: &dyn Dial| {
-        let pool = Pool::new(ClientConfig {
-            handshake_timeout: Duration::from_millis(300),
-            ..ClientConfig::default()
-        });
+    let reason_within = async |handshake_timeout: Duration, dial: &dyn Dial| {
+        let pool = Pool::new(ClientConfig { handshake_timeout, ..ClientConfig::default() });
         pool.open(&1, dial, request()).await.err().unwrap()
     };
+    let reason = async |dial: &dyn Dial| reason_within(ClientConfig::default().handshake_timeout, dial).await;
+    // Bound, so that nobody else is given the port, and not listening.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let refused = Loopback {
-        address: {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap()
-        },
+        address: taken.local_addr().unwrap(),
         tls: server.dial.tls.clone(),
         dials: AtomicUsize::new(0),
     };
@@ -307,7 +308,7 @@ async fn failures_are_told_apart() {
         tls: server.dial.tls.clone(),
         dials: AtomicUsize::new(0),
     };
-    let got = reason(&unanswered).await;
+    let got = reason_within(Duration::from_millis(300), &unanswered).await;
     assert!(matches!(got, OpenError::Timeout), "{got:?}");
 }
 

@@ -118,8 +118,10 @@ fn fill(socket: &TcpStream) -> bool {
 #[tokio::test]
 async fn a_refused_tunnel_is_a_reset_before_the_first_byte() {
     let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut mesh = Mesh::to(app, nobody).await;
+    // Bound, so that nobody else is given the port, and not listening.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut mesh = Mesh::to(app, taken.local_addr().unwrap()).await;
     for early in [false, true] {
         let mut client = TcpStream::connect(mesh.near).await.unwrap();
         if early {

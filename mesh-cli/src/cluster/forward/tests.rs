@@ -170,7 +170,10 @@ fn a_wrong_context_and_a_cluster_that_is_gone_are_told_apart() {
     assert!(!error.is_unreachable());
     let gone = client(&server, &[], |tunnels| Transport::pod(tunnels, Wanted::Controller));
     let text = std::fs::read_to_string(&server.kubeconfig).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Bound, so that nobody else is given the port, and not listening.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = taken.local_addr().unwrap().port();
     let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
     config["clusters"][0]["cluster"]["server"] = format!("http://127.0.0.1:{port}").into();
     std::fs::write(&server.kubeconfig, config.to_string()).unwrap();

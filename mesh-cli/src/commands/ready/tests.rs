@@ -36,7 +36,10 @@ fn an_end_that_comes_up_is_waited_for() {
 
 #[test]
 fn nobody_there_is_an_error_that_names_the_address() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // Bound, so that nobody else is given the port, and not listening.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = taken.local_addr().unwrap().to_string();
     let failure = run(&ReadyArgs { address: free.clone() }, Duration::from_millis(300)).unwrap_err();
     assert_eq!(failure.exit_code(), 3);
     assert!(failure.to_string().contains(&free), "{failure}");

@@ -48,6 +48,5 @@ pub fn slice(service: &str, name: &str, addresses: &[&str]) -> Value {
 }
 
 pub fn ports<const N: usize>() -> [u16; N] {
-    let sockets = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap().port())
+    kube_tests::free_ports().unwrap()
 }

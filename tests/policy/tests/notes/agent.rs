@@ -145,7 +145,8 @@ fn unknown(lab: &Lab, cast: &Cast) -> Result<String> {
     let outcome = lives("sleep 30", "direct").context("on the host's network");
     let outcome =
         outcome.and_then(|()| lives("unshare --net sleep 30", "tunnel").context("in a namespace of its own"));
-    std::fs::remove_dir(&group)?;
+    // A killed process leaves its group a moment later.
+    eventually(LIVES, || std::fs::remove_dir(&group).map_err(|error| error.to_string()))?;
     outcome?;
     await_direct(lab, cast)?;
     Ok(String::new())

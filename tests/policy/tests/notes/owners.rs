@@ -166,7 +166,7 @@ fn alive(lab: &Lab, cast: &Cast, ipv6: bool) -> Result<String> {
     listener.set_nonblocking(true)?;
     let mut bound = Bound::dial(&cast.client, from, to)?;
     others_forge(lab, cast, from, to, None).context("before the accept")?;
-    let (stream, came) = listener.accept()?;
+    let (stream, came) = eventually(PATIENCE, || listener.accept().map_err(|error| error.to_string()))?;
     ensure!(came == from, "{came} came");
     others_forge(lab, cast, from, to, None).context("after the accept")?;
     // Who is the client, and who is past every guard, disturb what is open and begin nothing.
@@ -192,7 +192,7 @@ fn abandoned(lab: &Lab, cast: &Cast, ipv6: bool, wrap: Option<Wrap>) -> Result<S
     let listener = cast.near.listen(to)?.context("listen")?;
     listener.set_nonblocking(true)?;
     let bound = Bound::dial(&cast.client, from, to)?;
-    let (stream, _) = listener.accept()?;
+    let (stream, _) = eventually(PATIENCE, || listener.accept().map_err(|error| error.to_string()))?;
     let deaf = format!(
         "nft add table inet deaf; nft add chain inet deaf out '{{ type filter hook output priority 0; }}'; \
          nft add rule inet deaf out tcp sport {port} tcp flags rst drop"

@@ -4,7 +4,7 @@ use super::*;
 
 const SHORT: Limits = Limits {
     expected: Duration::from_secs(60),
-    hard: Duration::from_millis(300),
+    hard: Duration::from_millis(1500),
     grace: Duration::from_millis(300),
     linger: Duration::from_millis(100),
 };

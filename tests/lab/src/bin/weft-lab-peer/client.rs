@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::words;
 
-/// How long the first-instruction client goes on, and how often it tries.
-const PERSISTENCE: Duration = Duration::from_secs(1);
+/// How often the first-instruction client tries, and how long it waits for the line.
 const RETRY: Duration = Duration::from_millis(20);
+const LINE: Duration = Duration::from_secs(20);
 
 pub(crate) fn connect_once(
     to: SocketAddr,
@@ -100,16 +100,16 @@ fn read(stream: &mut TcpStream, most: usize) -> (Vec<u8>, String) {
     (bytes, "full".to_owned())
 }
 
-pub(crate) fn first_instruction(to: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn first_instruction(to: SocketAddr, persistence: Duration) -> anyhow::Result<()> {
     let start = Instant::now();
     let micros = || start.elapsed().as_micros() as u64;
     let mut refusals = Vec::new();
     let stream = loop {
-        match connect(to, Duration::from_secs(3)) {
+        match connect(to, LINE) {
             Ok(stream) => break Some(stream),
             Err(error) => refusals.push(json!({ "at_us": micros(), "errno": words::errno(&error) })),
         }
-        if start.elapsed() >= PERSISTENCE {
+        if start.elapsed() >= persistence {
             break None;
         }
         thread::sleep(RETRY);
@@ -121,7 +121,7 @@ pub(crate) fn first_instruction(to: SocketAddr) -> anyhow::Result<()> {
     };
     let peer = words::address(stream.peer_addr());
     let local = words::address(stream.local_addr());
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.set_read_timeout(Some(LINE))?;
     let mut bytes = Vec::new();
     let mut byte = [0];
     let end = loop {

@@ -188,15 +188,20 @@ enum Peer {
         #[arg(long, default_value_t = 20_000)]
         timeout_ms: u64,
     },
-    /// Connect before anything else, again every 20 ms for 1 s if refused, and read a line.
-    FirstInstruction { to: SocketAddr },
+    /// Connect before anything else, again every 20 ms for so many seconds if refused, and read a line.
+    FirstInstruction {
+        to: SocketAddr,
+        #[arg(default_value_t = 1)]
+        seconds: u64,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     // Before anything else, as its name says.
     let mut words = std::env::args().skip(1);
     if let (Some("first-instruction"), Some(to)) = (words.next().as_deref(), words.next()) {
-        return client::first_instruction(to.parse()?);
+        let seconds = words.next().map_or(Ok(1), |seconds| seconds.parse())?;
+        return client::first_instruction(to.parse()?, Duration::from_secs(seconds));
     }
     match Arguments::parse().peer {
         Peer::Pause => loop {
@@ -238,6 +243,6 @@ fn main() -> anyhow::Result<()> {
         Peer::Burst { to, threads, rounds, silent, timeout_ms } => {
             rush::burst(to, threads, rounds, silent, Duration::from_millis(timeout_ms))
         }
-        Peer::FirstInstruction { to } => client::first_instruction(to),
+        Peer::FirstInstruction { to, seconds } => client::first_instruction(to, Duration::from_secs(seconds)),
     }
 }
