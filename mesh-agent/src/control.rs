@@ -44,7 +44,7 @@ pub struct Control {
     pub node: String,
     /// Published for the data path.
     pub world: Arc<ArcSwap<World>>,
-    /// The last of them that the kernel has been told of too: what people are shown.
+    /// The last of them that is in force in the kernel, too: published for who asks what is.
     pub lowered: Arc<ArcSwap<World>>,
     /// The kernel's maps.
     pub maps: Arc<Maps>,
@@ -186,7 +186,6 @@ impl Control {
             kept: source == Source::Cache,
         };
         self.lower(&world, differs).await;
-        self.lowered.store(world.clone());
         self.heard |= complete && source == Source::Controller;
         let turned = if mesh_touched || whole { self.settle(&world, source) } else { None };
         if world.is_complete() {
@@ -221,11 +220,12 @@ impl Control {
                 })
         });
         self.recheck(&world, policies_touched || mesh_touched, &touched);
+        if first && let Err(error) = self.maps.change_settings(|settings| settings.world_complete = 1) {
+            tracing::error!(error = %Chain(&error), "captured pods stay refused");
+            return receipt.nack(error.to_string());
+        }
+        self.lowered.store(world);
         if first {
-            if let Err(error) = self.maps.change_settings(|settings| settings.world_complete = 1) {
-                tracing::error!(error = %Chain(&error), "captured pods stay refused");
-                return receipt.nack(error.to_string());
-            }
             self.pods.complete();
             self.known.met();
             tracing::info!("the world is complete");

@@ -74,3 +74,6 @@ impl KeepAlive {
         Poll::Ready(Look::Alive)
     }
 }
+
+#[cfg(test)]
+mod tests;

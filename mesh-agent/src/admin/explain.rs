@@ -25,7 +25,7 @@ pub(super) fn answer(admin: &Admin, query: Option<&str>) -> Response {
 }
 
 fn told(admin: &Admin, from: &str, to: &str) -> Result<Explanation, NoSuchPlace> {
-    let world = admin.world.load_full();
+    let world = admin.lowered.load_full();
     let local = admin.local.borrow().clone();
     let source = from.parse::<Place>()?.source(&world)?;
     let (place, port) = Place::with_port(to)?;

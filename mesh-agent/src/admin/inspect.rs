@@ -17,7 +17,7 @@ pub(super) fn routes(routes: Routes, admin: &Arc<Admin>) -> Routes {
     let routes = routes
         .get(path::ENDPOINTS, move |request| {
             let admin = choices.clone();
-            async move { endpoints::answer(&admin.world.load(), &admin.node, request.query.as_deref()) }
+            async move { endpoints::answer(&admin.lowered.load(), &admin.node, request.query.as_deref()) }
         })
         .get(path::CONFIG, move |_| {
             let admin = dump.clone();

@@ -61,8 +61,8 @@ pub struct Admin {
     pub client: Client,
     /// What it was told.
     pub world: Arc<ArcSwap<World>>,
-    /// What of it the kernel has been told, too. Workloads, Services and policies are shown by it: who sees one here may dial it, and the
-    /// hooks know it.
+    /// The last of it that is in force in the kernel, too, as far as there was room. Workloads, Services, policies, endpoints
+    /// and explanations are of it, so that who sees one of them and then dials is not ahead of the hooks.
     pub lowered: Arc<ArcSwap<World>>,
     /// The node's pods.
     pub pods: pods::Handle,

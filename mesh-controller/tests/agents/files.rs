@@ -2,26 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_telemetry::api::ControllerStatus;
-
-use crate::lab::{Lab, eventually, pod, settle};
-
-async fn status(lab: &Lab) -> ControllerStatus {
-    serde_json::from_str(&lab.admin("/v1/status").await).unwrap()
-}
-
-/// The first status that is as wanted.
-async fn until(lab: &Lab, wanted: impl Fn(&ControllerStatus) -> bool) -> ControllerStatus {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let status = status(lab).await;
-        if wanted(&status) {
-            return status;
-        }
-        assert!(Instant::now() < end, "last seen: {status:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use crate::lab::{Lab, eventually, pod, settle, status, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_file_leaves_its_last_good_state_in_force_and_is_named() {

@@ -10,12 +10,13 @@ use clap::Parser as _;
 use mesh_controller::config::Config;
 use mesh_controller::run::{Controller, RunError};
 use mesh_model::{Service, ServiceKey, Tunnel, Uid, Workload, World};
+use mesh_telemetry::api::ControllerStatus;
 use mesh_telemetry::shutdown::Shutdown;
 use mesh_xds::{Client, ClientConfig, Event};
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Files, state and, while it runs, a controller.
 pub struct Lab {
@@ -279,6 +280,24 @@ pub async fn eventually<T, E: std::fmt::Debug>(what: &str, mut condition: impl F
             Err(last) if Instant::now() > end => panic!("waited for {what}; last seen: {last:?}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
         }
+    }
+}
+
+/// What its unix socket says of it.
+pub async fn status(lab: &Lab) -> ControllerStatus {
+    serde_json::from_str(&lab.admin("/v1/status").await).unwrap()
+}
+
+/// The first status that is as wanted.
+pub async fn until(lab: &Lab, wanted: impl Fn(&ControllerStatus) -> bool) -> ControllerStatus {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let status = status(lab).await;
+        if wanted(&status) {
+            return status;
+        }
+        assert!(Instant::now() < end, "last seen: {status:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

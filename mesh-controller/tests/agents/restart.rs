@@ -50,12 +50,12 @@ async fn agents_report_everything_again_to_a_controller_that_lost_its_state() {
 async fn an_agent_that_resumes_is_sent_only_what_differs() {
     let (mut lab, one, two) = captured().await;
     lab.stop_controller().await;
-    let before = two.updates();
+    let (before, was) = (two.updates(), two.client.status().applied);
     lab.start_controller().await;
     eventually("an update", || (two.updates() > before).then_some(()).ok_or(two.errors())).await;
     let applied = || (one.client.status().applied, two.client.status().applied);
     eventually("the other", || match applied() {
-        (one, two) if one == two => Ok(()),
+        (one, two) if one == two && two != was => Ok(()),
         other => Err(other),
     })
     .await;
@@ -80,7 +80,7 @@ async fn a_controller_that_starts_late_is_found_soon() {
     lab.start_controller().await;
     let start = std::time::Instant::now();
     one.whole().await;
-    // Half of the time it was away, by its backoff; more than this by none that grows further.
+    // Its backoff costs about half of the time it was away; the rest is for a slow machine.
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 

@@ -84,11 +84,6 @@ pub fn service(lab: &Lab, pod: &Pod, name: &str, ports: &[(u16, u16)]) -> Result
     let builder = lab.service(&format!("{}/{name}", pod.namespace())).select("app", pod.name());
     let service =
         ports.iter().fold(builder, |builder, (port, target)| builder.port(*port, *target)).create()?;
-    await_endpoints(lab, &service, 2)?;
+    service.await_endpoints(lab, 2)?;
     Ok(service)
-}
-
-/// Waits until every agent knows the Service with so many addresses as endpoints.
-pub fn await_endpoints(lab: &Lab, service: &Service, count: usize) -> Result<()> {
-    service.await_endpoints(lab, count)
 }

@@ -75,7 +75,7 @@ impl Once {
         Ok(format!("ECONNREFUSED from connect after {} us", self.connect_us))
     }
 
-    /// The connection must have come to stand, and the next write or read must have said ECONNRESET. Says how long both took.
+    /// The connection must have been established, and the next write or read must have said ECONNRESET. Says how long both took.
     pub fn reset(&self) -> Result<String> {
         // Only a connection that stands can be reset: a program that had to wait for a CPU hears of both from connect(2).
         if self.errno.as_deref() == Some("ECONNRESET") {

@@ -64,7 +64,7 @@ impl Written {
         lab.write_object(&format!("written-{}.yaml", self.name), &self.text)
     }
 
-    /// The same of a new one, until this agent and its hooks know it: a dial before that may go to nowhere, for seconds.
+    /// Likewise for a new one; returns once this agent and its hooks know it: a dial before that may go nowhere, for seconds.
     pub fn put_known(&self, lab: &Lab, agent: &Agent) -> Result<()> {
         self.put(lab)?;
         row(agent, &self.name, |_| true).map(|_| ())
@@ -102,7 +102,7 @@ pub fn outcome(from: &Pod, to: SocketAddr) -> Result<String> {
     let stream = match from.connect(to, STEP)? {
         Ok(stream) => stream,
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok("refused".into()),
-        // The RST was there before this thread was on again: the connection stood all the same.
+        // The RST was there before this thread ran again: the connection stood all the same.
         Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok("reset".into()),
         Err(error) => return Ok(error.to_string()),
     };
@@ -126,7 +126,7 @@ pub fn leads_to(from: &Pod, to: SocketAddr, wanted: &[&str]) -> Result<String> {
         if seen == wanted { Ok(()) } else { Err(format!("{seen:?} instead of {wanted:?}")) }
     })
     .with_context(who)?;
-    // Endpoints have turns, but not with every client for itself.
+    // Endpoints take turns, but not for each client separately.
     let mut seen = BTreeSet::new();
     for number in 0..MOST * wanted.len() {
         if number >= 4 * wanted.len() && seen == wanted {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use datapath::cast::{Cast, await_endpoints};
+use datapath::cast::Cast;
 use datapath::report::{connect_once, try_connect};
 use lab::row::Table;
 use lab::{Lab, Pod, Service, programs};
@@ -43,7 +43,7 @@ fn never_cleanly(lab: &Lab) -> Result<()> {
 
     let service = cast.service(lab, "server", &[(80, ECHO), (81, CLOSED)])?;
     let nobody = lab.service("shop/nobody").port(80, ECHO).select("app", "nobody").create()?;
-    await_endpoints(lab, &nobody, 0)?;
+    nobody.await_endpoints(lab, 0)?;
     let not_yet = lab.service("shop/not-yet").port(80, ECHO).select("app", "unready").create()?;
     let outside = datapath::cast::service(lab, &cast.store, "store", &[(81, CLOSED)])?;
 

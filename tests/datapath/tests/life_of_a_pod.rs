@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use datapath::cast::await_endpoints;
 use datapath::cold::forget_agent;
 use datapath::held::Held;
 use datapath::home::{BANNER, Home, PORT, meshed};
@@ -118,7 +117,7 @@ fn a_pod_that_is_on_its_way_out_keeps_everything_until_its_last_process() {
             let server = Home::start(lab, word, "b")?;
             server.pod.set_label("app", Some(word))?;
             let service = lab.service(&format!("shop/{word}")).port(80, PORT).select("app", word).create()?;
-            await_endpoints(lab, &service, 2)?;
+            service.await_endpoints(lab, 2)?;
             let mut held = meshed(lab, &client.pod, server.at(PORT))?;
             match end {
                 "Running" => server.pod.mark_terminating()?,

@@ -19,7 +19,7 @@ const PORT: u16 = 7000;
 /// Servers behind the service at any time, and how many are replaced one after the other.
 const SERVERS: usize = 3;
 const REPLACED: usize = 16;
-/// Pods outside the mesh whose first second is watched.
+/// Pods outside the mesh whose first connect is watched.
 const OUTSIDERS: usize = 20;
 
 #[test]
@@ -141,7 +141,7 @@ fn a_pod_outside_the_mesh_is_untouched() {
         let _printer = programs::peer(&server, "print-peer", PORT + 1, &[])?;
         let _echo = programs::peer(&server, "echo", PORT + 2, &[])?;
         lab.await_excluded(&server)?;
-        table.row("before it is classified it is refused, and then not", || first_second(lab, &server));
+        table.row("before it is classified it is refused, and then not", || first_connects(lab, &server));
         let client = lab.pod("plain/client").node("a").start()?;
         lab.await_excluded(&client)?;
         table.row("its addresses are its own", || {
@@ -171,7 +171,7 @@ fn a_pod_outside_the_mesh_is_untouched() {
 }
 
 /// Programs outside the mesh that connect as their first instruction: how often and how long they are refused.
-fn first_second(lab: &Lab, server: &Pod) -> Result<String> {
+fn first_connects(lab: &Lab, server: &Pod) -> Result<String> {
     let to = SocketAddr::new(server.v4().into(), PORT).to_string();
     let (mut refusals, mut refused, mut longest) = (0, 0, 0);
     for number in 0..OUTSIDERS {

@@ -158,6 +158,7 @@ fn rules_and_routes_cut_off_and_never_around() {
             table.row(&format!("a qdisc on {device} that drops everything"), || {
                 await_no_tunnel(stage)?;
                 let rule = format!("tc qdisc replace dev {device} root pfifo limit 0");
+                // What is being dialled must not come up once the rule is gone.
                 with(
                     stage,
                     &rule,
@@ -193,7 +194,7 @@ fn rules_and_routes_cut_off_and_never_around() {
     });
 }
 
-/// Ends the tunnels that are open, and those that are being dialled: what keeps them from coming up is taken away next.
+/// Ends the tunnels that are open, and those that are being dialled.
 const NO_TUNNEL: &str = "ss -K dst :15008 >/dev/null 2>&1 || ss -K dport = 15008 >/dev/null";
 
 /// Takes down the tunnels that are open and idle, so that the next connection needs a new one.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use lab::Pod;
 
-/// What a SYN that was not taken at once shows as: sent again, or dropped for a full queue.
-const LOST_SYNS: [&str; 5] =
-    ["TCPSynRetrans", "ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "TCPReqQFullDoCookies"];
+/// What a SYN for which a queue had no room shows as.
+const NO_ROOM: [&str; 4] = ["ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "TCPReqQFullDoCookies"];
+/// A SYN that was sent again: for want of room, or because the machine stood still for a second.
+const SENT_AGAIN: [&str; 1] = ["TCPSynRetrans"];
 
 /// All `TcpExt` counters of a namespace.
 #[derive(Clone, Debug)]
@@ -41,11 +42,20 @@ impl<'a> Watch<'a> {
         Ok(Self(pods.iter().map(|pod| Ok((*pod, Counters::of(pod)?))).collect::<Result<_>>()?))
     }
 
-    /// Fails if a SYN was lost in any of them since.
-    pub fn no_syn_lost(&self) -> Result<()> {
+    /// Fails if a queue had no room for a SYN in any of them since.
+    pub fn had_room(&self) -> Result<()> {
+        self.stood_still(&NO_ROOM)
+    }
+
+    /// Fails if a SYN was sent again.
+    pub fn no_syn_sent_again(&self) -> Result<()> {
+        self.stood_still(&SENT_AGAIN)
+    }
+
+    fn stood_still(&self, names: &[&str]) -> Result<()> {
         for (pod, before) in &self.0 {
             let now = Counters::of(pod)?;
-            for name in LOST_SYNS {
+            for name in names {
                 let more = now.get(name)? - before.get(name)?;
                 ensure!(more == 0, "{name} of {} went up by {more}", pod.key());
             }

@@ -46,15 +46,21 @@ fn two_hundred_threads_connect_at_once_and_no_syn_is_lost() {
 }
 
 fn at_once(from: &Pod, server: &Pod, to: SocketAddr, silent: bool) -> Result<String> {
-    let once = || -> Result<Value> {
+    let once = || -> Result<(Value, Result<()>)> {
         let watch = Watch::over(&[from, server])?;
         let report = burst(from, to, THREADS, ROUNDS, silent)?;
         ensure!(report["ok"] == THREADS * ROUNDS && report["failed"] == 0, "{report}");
-        watch.no_syn_lost()?;
-        Ok(report)
+        watch.had_room()?;
+        Ok((report, watch.no_syn_sent_again()))
     };
-    // A machine that stands still for a second sends SYNs again, too; a queue that is too short is so every time.
-    let report = once().or_else(|_| once())?;
+    let (mut report, sent_again) = once()?;
+    if let Err(error) = sent_again {
+        // With room in every queue: the machine may have stood still for a second. It does not do so every time.
+        println!("once more: {error:#}");
+        let (again, sent_again) = once()?;
+        sent_again?;
+        report = again;
+    }
     Ok(format!("{} connections, the slowest connect took {} us", report["ok"], report["slowest_us"]))
 }
 

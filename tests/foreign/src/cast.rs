@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Pod, Service, TRUST_DOMAIN};
+use lab::{Lab, Pod, TRUST_DOMAIN};
 use rustls::ServerConfig;
 use rustls_pki_types::ServerName;
 use tokio::runtime::Runtime;
@@ -121,22 +121,4 @@ impl Cast {
         let serve: Box<Serve> = Box::new(serve);
         Server::start(self.runtime.handle(), &self.foreign, self.tls()?, manner, serve)
     }
-}
-
-/// Waits until every agent knows the Service with so many addresses as endpoints.
-pub fn await_endpoints(lab: &Lab, service: &Service, count: usize) -> Result<()> {
-    let address = service.v4().to_string();
-    for agent in lab.agents() {
-        lab::eventually(2 * PATIENCE, || {
-            let services = agent.admin("/v1/services").map_err(|error| format!("{error:#}"))?;
-            let known = services.as_array().into_iter().flatten().find(|known| {
-                known["addresses"].as_array().is_some_and(|all| all.iter().any(|one| one == &address))
-            });
-            match known {
-                Some(known) if known["endpoints"].as_array().is_some_and(|all| all.len() == count) => Ok(()),
-                other => Err(format!("the agent on {} knows {other:?}", agent.node())),
-            }
-        })?;
-    }
-    Ok(())
 }

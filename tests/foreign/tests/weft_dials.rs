@@ -83,7 +83,7 @@ fn by_every_address(table: &mut Table, lab: &Lab, cast: &Cast) -> Result<()> {
     let pod = &cast.foreign;
     let _nginx = nginx(pod).port(8080).file("secret", SECRET).start()?;
     let service = lab.service("yard/foreign").port(80, 8080).select("app", "foreign").create()?;
-    foreign::cast::await_endpoints(lab, &service, 2)?;
+    service.await_endpoints(lab, 2)?;
     let wire = lab.capture_wire("b")?;
     for (name, url) in [
         ("pod, IPv4", format!("http://{}:8080/secret", pod.v4())),

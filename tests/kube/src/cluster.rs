@@ -239,7 +239,10 @@ impl ClusterBuilder {
                 panic!("{failure}");
             }
             Err(panic) => {
-                cluster.show_failure("");
+                let failure = lab::row::message(&*panic);
+                cluster.show_failure(failure);
+                // As the lab does.
+                eprintln!("{failure}");
                 resume_unwind(panic);
             }
         }
@@ -265,7 +268,7 @@ fn install(api: &ApiServer, releases: &[(&str, &str)], values: &[String]) -> Res
         }
         api.helm(&arguments)?;
         if release == "weft-crds" {
-            // A definition that is established may not be served for another moment.
+            // An established definition is not always served yet.
             let kinds = ["get", "authorizationpolicies,meshconfigs,nodestates"];
             lab::eventually(SERVED, || api.kubectl(&kinds).map_err(|error| format!("{error:#}")))?;
         }

@@ -34,11 +34,12 @@ fn weft_may_do_what_it_does_and_nothing_else() {
     Cluster::builder().node("a").node("b").replicas(2).run(|cluster| {
         let granted = granted(cluster)?;
         live(cluster)?;
-        let asked: Vec<Request> = cluster.api().audit()?.into_iter().filter(is_ours).collect();
-        ensure!(!asked.is_empty(), "no request of Weft's in the audit log");
+        let all = cluster.api().audit()?;
         // Helm takes the rights away before the accounts, and the controllers run on until their pods are collected.
-        let taken = cluster.api().audit()?.iter().position(is_the_end).context("nothing was uninstalled")?;
-        let refused: BTreeSet<String> = cluster.api().audit()?[..taken]
+        let taken = all.iter().position(is_the_end).context("nothing was uninstalled")?;
+        let asked: Vec<&Request> = all.iter().filter(|asked| is_ours(asked)).collect();
+        ensure!(!asked.is_empty(), "no request of Weft's in the audit log");
+        let refused: BTreeSet<String> = all[..taken]
             .iter()
             .filter(|asked| is_ours(asked) && asked.code == 403)
             .map(|asked| format!("{} {}", asked.verb, asked.uri))

@@ -381,8 +381,7 @@ fn a_storm_of_reconnects_is_one_review_a_token() {
     const AGENTS: usize = 200;
     let server = ApiServer::start().unwrap();
     let cluster = Cluster::new(server.client().unwrap()).unwrap();
-    // A machine may be so slow that a minute is over before all are back.
-    // Who waits its turn among so many is not asked about twice.
+    // On a slow machine a minute may be over before all are back, and one review of so many waits longer than usual.
     let config =
         ReviewConfig { fresh: Duration::from_secs(600), timeout: Duration::from_secs(60), ..reviews() };
     let wire = Wire::start(&cluster.kube, config).unwrap();

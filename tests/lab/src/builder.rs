@@ -1,6 +1,5 @@
 //! From a description to a lab that runs.
 
-use std::any::Any;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +12,7 @@ use crate::node::{CgroupDriver, Node, NodeWish};
 use crate::objects;
 use crate::place::{BPFFS, Place};
 use crate::store::{Objects, Store};
-use crate::{binaries, mesh, netns, node, preflight, signals, teardown};
+use crate::{binaries, mesh, netns, node, preflight, row, signals, teardown};
 
 /// Describes a lab. Nodes are connected in the order in which they are named; the controller runs on the first.
 #[derive(Debug, Default)]
@@ -117,7 +116,7 @@ impl LabBuilder {
                 panic!("{failure}");
             }
             Err(panic) => {
-                let failure = message(&*panic);
+                let failure = row::message(&*panic);
                 lab.show_failure(failure);
                 // Once more after the logs: where output is cut, its end is what is kept.
                 eprintln!("{failure}");
@@ -190,10 +189,4 @@ fn mount_bpffs() -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=700"))
         .with_context(|| format!("mount the BPF file system on {BPFFS}"))
-}
-
-/// What a panic said.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }

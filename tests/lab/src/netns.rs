@@ -102,7 +102,7 @@ fn in_own_thread<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         scope
             .spawn(run)
             .join()
-            .unwrap_or_else(|panic| Err(anyhow!("a thread panicked: {}", crate::builder::message(&*panic))))
+            .unwrap_or_else(|panic| Err(anyhow!("a thread panicked: {}", crate::row::message(&*panic))))
     })
 }
 

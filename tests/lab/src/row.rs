@@ -3,6 +3,7 @@
 //! Every row of a table and every scenario is one line in the file that `WEFT_ROWS` names:
 //! `pass|fail|skip<TAB>test<TAB>row<TAB>detail`. Without that variable rows are only printed.
 
+use std::any::Any;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,7 +56,7 @@ impl Table {
         match catch_unwind(AssertUnwindSafe(check)) {
             Ok(Ok(detail)) => pass(&self.test, name, &detail),
             Ok(Err(error)) => self.note_failure(name, &format!("{error:#}")),
-            Err(_) => self.note_failure(name, "panicked"),
+            Err(panic) => self.note_failure(name, &format!("panicked: {}", message(&*panic))),
         }
     }
 
@@ -87,4 +88,10 @@ impl Table {
         fail(&self.test, name, detail);
         self.failed.push(format!("  {name}: {detail}"));
     }
+}
+
+/// What a panic said.
+pub fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }

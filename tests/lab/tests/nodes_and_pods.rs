@@ -189,8 +189,8 @@ fn a_thousand_pods_fit_on_two_nodes() {
 }
 
 #[test]
-fn two_hundred_pods_come_quickly() {
-    if !lab::ready("two_hundred_pods_come_quickly") {
+fn two_hundred_pods_come_and_are_reached() {
+    if !lab::ready("two_hundred_pods_come_and_are_reached") {
         return;
     }
     two_nodes().run(|lab| {
@@ -201,7 +201,7 @@ fn two_hundred_pods_come_quickly() {
             pods.push(lab.pod(&format!("shop/pod-{number}")).node(node).start()?);
         }
         let each = start.elapsed() / 200;
-        lab::row::pass("two_hundred_pods_come_quickly", "time of one pod", &format!("{each:?}"));
+        lab::row::pass("two_hundred_pods_come_and_are_reached", "time of one pod", &format!("{each:?}"));
         let (first, last) = (&pods[0], &pods[199]);
         let _echo = programs::peer(last, "echo", 7, &[])?;
         first.connect(SocketAddr::new(last.v4().into(), 7), Duration::from_secs(3))??;

@@ -124,12 +124,15 @@ fn no_secret_is_said_anywhere() {
             let mut said = Said::default();
             for path in files_below(&lab.place().dir())? {
                 // What is written beside and then renamed over is there for a moment.
-                let Ok(about) = fs::metadata(&path) else { continue };
-                let mode = std::os::unix::fs::PermissionsExt::mode(&about.permissions());
-                if mode & 0o077 != 0
-                    && let Ok(bytes) = fs::read(&path)
-                {
-                    said.add(path.display().to_string(), bytes);
+                let read = || -> std::io::Result<Option<Vec<u8>>> {
+                    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path)?.permissions());
+                    if mode & 0o077 != 0 { fs::read(&path).map(Some) } else { Ok(None) }
+                };
+                match read() {
+                    Ok(Some(bytes)) => said.add(path.display().to_string(), bytes),
+                    Ok(None) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error).with_context(|| path.display().to_string()),
                 }
             }
             said.has_none_of(&secrets)

@@ -21,7 +21,7 @@ fn selector((node, direction, security): (&str, &str, &str), more: &str) -> Stri
     format!("{{instance=\"{node}\",direction=\"{direction}\",security=\"{security}\"{more}}}")
 }
 
-/// No series is zero, but not while a scrape has failed: then there is none of anything.
+/// An absent series counts as zero, but not while a scrape has failed: then all are absent.
 fn sum(prometheus: &Prometheus, name: &str, selector: &str) -> Result<f64> {
     let up = prometheus.query("min(up)")?;
     ensure!(up.first().is_some_and(|up| up.value == 1.0), "a scrape has failed: {up:?}");

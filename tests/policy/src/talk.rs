@@ -44,7 +44,7 @@ pub fn talk(from: &Pod, to: SocketAddr) -> Result<Outcome> {
     let mut stream = match from.connect(to, PATIENCE)? {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Outcome::Refused),
-        // The RST was there before this thread was on again.
+        // The RST was there before this thread ran again.
         Err(error) if is_end(&error) => return Ok(Outcome::Reset),
         Err(error) => bail!("connect to {to}: {error}"),
     };

@@ -31,7 +31,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// A group's.
+    /// The usual ones. A group of programs that all hang takes as many times the hard limit.
     pub(super) const GROUP: Self = Self {
         expected: Duration::from_secs(5 * 60),
         hard: Duration::from_secs(15 * 60),

@@ -214,12 +214,12 @@ async fn a_reset_reaches_the_other_end_as_a_reset() {
     let got = Arc::new(tokio::sync::Notify::new());
     let server_got = got.clone();
     let server = Server::start(ServerConfig::default(), move |request| {
-        let (seen, got_it) = (seen.clone(), server_got.clone());
+        let (seen, got) = (seen.clone(), server_got.clone());
         async move {
             let (mut sink, mut source) = request.accept().split();
             sink.open();
             receive(&mut source, 3).await;
-            got_it.notify_one();
+            got.notify_one();
             let reset = std::future::poll_fn(|cx| sink.poll_reset(cx)).await;
             let end = next(&mut source).await.map(|end| end.map_err(|error| error.reason()));
             seen.send((reset.reason(), end)).unwrap();

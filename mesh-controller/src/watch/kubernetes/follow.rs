@@ -74,7 +74,7 @@ impl Follower {
                         }
                     }
                     Err(error) => {
-                        // The server is there: it is asked for a list soon, whatever it was before.
+                        // The server answers: the list is asked for soon, however long the wait had grown.
                         if is_expired(&error) {
                             wait = SHORTEST;
                         }

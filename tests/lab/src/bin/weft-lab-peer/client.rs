@@ -9,9 +9,12 @@ use serde_json::{Value, json};
 
 use crate::words;
 
-/// How often the first-instruction client tries, and how long it waits for the line.
+/// For how many seconds the first-instruction client tries, if it is not told.
+pub(crate) const PERSISTENCE: u64 = 1;
+/// How often it tries.
 const RETRY: Duration = Duration::from_millis(20);
-const LINE: Duration = Duration::from_secs(20);
+/// How long it waits for one connect, and for the line, at least; as long as it goes on trying, if that is longer.
+const STEP: Duration = Duration::from_secs(3);
 
 pub(crate) fn connect_once(
     to: SocketAddr,
@@ -101,11 +104,12 @@ fn read(stream: &mut TcpStream, most: usize) -> (Vec<u8>, String) {
 }
 
 pub(crate) fn first_instruction(to: SocketAddr, persistence: Duration) -> anyhow::Result<()> {
+    let step = persistence.max(STEP);
     let start = Instant::now();
     let micros = || start.elapsed().as_micros() as u64;
     let mut refusals = Vec::new();
     let stream = loop {
-        match connect(to, LINE) {
+        match connect(to, step) {
             Ok(stream) => break Some(stream),
             Err(error) => refusals.push(json!({ "at_us": micros(), "errno": words::errno(&error) })),
         }
@@ -121,7 +125,7 @@ pub(crate) fn first_instruction(to: SocketAddr, persistence: Duration) -> anyhow
     };
     let peer = words::address(stream.peer_addr());
     let local = words::address(stream.local_addr());
-    stream.set_read_timeout(Some(LINE))?;
+    stream.set_read_timeout(Some(step))?;
     let mut bytes = Vec::new();
     let mut byte = [0];
     let end = loop {

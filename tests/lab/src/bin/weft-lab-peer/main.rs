@@ -191,7 +191,7 @@ enum Peer {
     /// Connect before anything else, again every 20 ms for so many seconds if refused, and read a line.
     FirstInstruction {
         to: SocketAddr,
-        #[arg(default_value_t = 1)]
+        #[arg(default_value_t = client::PERSISTENCE)]
         seconds: u64,
     },
 }
@@ -200,7 +200,7 @@ fn main() -> anyhow::Result<()> {
     // Before anything else, as its name says.
     let mut words = std::env::args().skip(1);
     if let (Some("first-instruction"), Some(to)) = (words.next().as_deref(), words.next()) {
-        let seconds = words.next().map_or(Ok(1), |seconds| seconds.parse())?;
+        let seconds = words.next().map_or(Ok(client::PERSISTENCE), |seconds| seconds.parse())?;
         return client::first_instruction(to.parse()?, Duration::from_secs(seconds));
     }
     match Arguments::parse().peer {
