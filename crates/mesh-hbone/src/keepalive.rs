@@ -56,9 +56,10 @@ impl KeepAlive {
             if self.doubtful {
                 return Poll::Ready(Look::Dead);
             }
+            // No look of its own to who calls: the timer is pending again.
             self.doubtful = true;
             self.timer.as_mut().reset(Instant::now() + LAST_LOOK);
-            return Poll::Ready(Look::Alive);
+            return self.poll(cx, heard);
         }
         self.doubtful = false;
         self.waiting = !alive;

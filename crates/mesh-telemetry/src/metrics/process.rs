@@ -1,5 +1,5 @@
-//! The process's own metrics, read from `/proc/self` at each scrape, under the names that every Prometheus client
-//! uses. What cannot be read is left out.
+//! The process's own metrics, read from `/proc/self` at each scrape (but the start, which is worked out once), under the
+//! names that every Prometheus client uses. What cannot be read is left out.
 
 use std::fmt;
 use std::fs;
@@ -33,7 +33,7 @@ const METRICS: [(&str, &str, &str); 7] = [
 ];
 
 /// Worked out once: two readings of two clocks never quite agree, and a start that moves is a restart to who watches it.
-static STARTED: OnceLock<Option<f64>> = OnceLock::new();
+static STARTED: OnceLock<f64> = OnceLock::new();
 
 #[derive(Debug)]
 pub(super) struct Process;
@@ -72,7 +72,9 @@ impl Collector for Process {
             put(&mut encoder, RESIDENT, &ConstGauge::new((stat.resident_pages * page) as i64))?;
             put(&mut encoder, VIRTUAL, &ConstGauge::new(stat.virtual_size as i64))?;
             put(&mut encoder, THREADS, &ConstGauge::new(stat.threads))?;
-            if let Some(start) = *STARTED.get_or_init(|| started(stat.start_ticks as f64 / ticks as f64)) {
+            let work_out = || started(stat.start_ticks as f64 / ticks as f64);
+            let known = STARTED.get().copied();
+            if let Some(start) = known.or_else(|| work_out().map(|start| *STARTED.get_or_init(|| start))) {
                 put(&mut encoder, START, &ConstGauge::new(start))?;
             }
         }
