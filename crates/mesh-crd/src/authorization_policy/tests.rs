@@ -1,3 +1,4 @@
+//! What a written policy comes to in the model, and how what is wrong in one is named.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use super::*;

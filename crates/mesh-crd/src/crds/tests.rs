@@ -1,3 +1,4 @@
+//! What every definition has to have, and that the chart has these and no other.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use super::*;

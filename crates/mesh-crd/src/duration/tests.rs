@@ -1,3 +1,4 @@
+//! Which texts are a time, and how one that is none is named.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;

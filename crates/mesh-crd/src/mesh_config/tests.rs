@@ -1,3 +1,4 @@
+//! What is written in a MeshConfig reaches the settings, or is named.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use super::*;

@@ -1,3 +1,4 @@
+//! Which NetworkPolicies would cut tunnels, and which would not.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use super::*;

@@ -1,3 +1,4 @@
+//! What the ledger of a connection's frames counts, and what it takes for a flood.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use super::*;

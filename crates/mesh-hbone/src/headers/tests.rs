@@ -1,3 +1,4 @@
+//! What a CONNECT says is what is read of it, and what cannot be said is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use super::*;

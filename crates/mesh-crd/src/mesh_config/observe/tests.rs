@@ -1,3 +1,4 @@
+//! Metrics and access logs of a MeshConfig: what is in force, and how what cannot be is named.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use mesh_model::{MeshSettings, NoShare};
